@@ -1,0 +1,128 @@
+package dynamicforward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// The causes of an answer that the plugin gives itself. Their texts are the
+// reason words that the documentation, logs and clients use.
+var (
+	errBadRequest  = errors.New("bad-request")
+	errUnknownNode = errors.New("unknown-node")
+	errBadTarget   = errors.New("bad-target")
+	errNodeDown    = errors.New("node-down")
+	errNodeTimeout = errors.New("node-timeout")
+	errRedisDown   = errors.New("redis-down")
+)
+
+// errPanic is the cause of a log line about a bug of ours. No request sees it.
+var errPanic = errors.New("panic")
+
+// answer is a row of the table of answers.
+type answer struct {
+	cause      error
+	status     int
+	noRoute    bool // errorStatus replaces the status
+	retryAfter int  // seconds; 0: no such header
+	look       string
+}
+
+// answers is the table of answers, one row a cause. look tells the client where
+// to look, and never an address or a key.
+var answers = []answer{
+	{cause: errBadRequest, status: http.StatusBadRequest, noRoute: true},
+	{cause: errUnknownNode, status: http.StatusNotFound, noRoute: true, look: "no such node"},
+	{cause: errBadTarget, status: http.StatusBadGateway, look: "the node's entry in Redis cannot be used"},
+	{cause: errNodeDown, status: http.StatusBadGateway, look: "the node cannot be reached"},
+	{cause: errNodeTimeout, status: http.StatusGatewayTimeout, look: "the node did not answer in time"},
+	{cause: errRedisDown, status: http.StatusServiceUnavailable, noRoute: true, retryAfter: 1, look: "the node cannot be looked up right now"},
+}
+
+// statusClientGone is nginx's and Traefik's status for a client that did not
+// wait for the answer. It is seen in access logs alone.
+const statusClientGone = 499
+
+// refuse answers a request that is not forwarded and logs why.
+func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, key, field string, err error) {
+	if errors.Is(err, context.Canceled) {
+		w.WriteHeader(statusClientGone)
+		return
+	}
+	row := answerTo(err)
+	logFailure(row.cause, "%s: %s (key %q, field %q, client %s)", m.name, err.Error(), key, field, r.RemoteAddr)
+	status := row.status
+	if row.noRoute && m.errorStatus != 0 {
+		status = m.errorStatus
+	}
+	if row.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(row.retryAfter))
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = io.WriteString(w, m.publicText(row, err)+"\n")
+	}
+}
+
+// publicText is the line that the client gets.
+func (m *middleware) publicText(row *answer, err error) string {
+	switch row.cause {
+	case errBadRequest:
+		return err.Error() // names the parameter, and nothing else
+	case errUnknownNode:
+		return fmt.Sprintf("%s: %s: check %s", row.cause.Error(), row.look, m.rule.names)
+	default:
+		return row.cause.Error() + ": " + row.look
+	}
+}
+
+// answerTo finds the row of an error, which wraps one of the causes.
+func answerTo(err error) *answer {
+	for i := range answers {
+		if errors.Is(err, answers[i].cause) {
+			return &answers[i]
+		}
+	}
+	return &answers[len(answers)-1] // what has no cause of its own went wrong on the way to Redis
+}
+
+// logEvery is the least time between two log lines for the same cause.
+const logEvery = time.Second
+
+// failures counts, for each cause, what was not logged since the last line.
+var failures = struct {
+	sync.Mutex
+	last    map[string]time.Time
+	skipped map[string]int
+}{last: map[string]time.Time{}, skipped: map[string]int{}}
+
+// logFailure logs at most one line a second for each cause, on all routers
+// together, at ERROR: the only level above DEBUG that a plugin has in Traefik.
+func logFailure(cause error, format string, args ...interface{}) {
+	word := cause.Error()
+	now := time.Now()
+	failures.Lock()
+	if now.Sub(failures.last[word]) < logEvery {
+		failures.skipped[word]++
+		failures.Unlock()
+		return
+	}
+	failures.last[word] = now
+	skipped := failures.skipped[word]
+	failures.skipped[word] = 0
+	failures.Unlock()
+	line := fmt.Sprintf(format, args...)
+	if skipped > 0 {
+		line += fmt.Sprintf(" (%d more %s not logged)", skipped, word)
+	}
+	log.Print("dynamicforward " + line)
+}

@@ -1,0 +1,382 @@
+package dynamicforward
+
+import (
+	"fmt"
+	"log"
+	"math/rand"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+)
+
+// What a link holds at the most, so that requests never pile up behind Redis.
+const (
+	maxWaiting  = 4096 // look-ups that were not sent yet
+	maxBatch    = 256  // look-ups sent with one write
+	maxInFlight = 1024 // look-ups that were sent and not answered
+)
+
+// minRetry and maxRetry bound the wait between two attempts to connect. It
+// doubles from one to the other, less a random part so that many Traefiks do not
+// return at the same moment.
+const (
+	minRetry = 50 * time.Millisecond
+	maxRetry = time.Second
+)
+
+// pingEvery is how often each connection has to show that it lives. One that is
+// half dead is found within pingEvery and redis.readTimeout.
+const pingEvery = time.Second
+
+// lookup is one question to Redis.
+type lookup struct {
+	key   string
+	field string // "": the key is a string
+	ping  bool   // no question, but a sign of life wanted
+
+	done  chan struct{} // closed when the rest is there
+	route *route
+	err   error // wraps errRedisDown
+}
+
+// linkOwner is told what comes over a link. up comes first, then, until down,
+// the others, from several goroutines.
+type linkOwner interface {
+	up(s *session)
+	down(s *session)
+	changed(c *change)
+	// landed is called once for each look-up that ask took. err means that
+	// there is no answer.
+	landed(l *lookup, s *session, value string, err error)
+}
+
+// link keeps a connection to one Redis that many look-ups share: they are sent
+// as they come, several with one write, and answered in order. It connects by
+// itself, again and again. While Redis is not there look-ups fail at once: only
+// those wait that come before the first attempt to connect is over, or during
+// the first one after a connection was closed.
+type link struct {
+	settings *redisSettings
+	owner    linkOwner
+	waiting  chan *lookup
+	closing  chan struct{}
+	noPush   string // why Redis does not push; what was logged last
+
+	mu    sync.Mutex
+	fault error // why look-ups are not taken; nil: they are
+}
+
+// newLink makes a link; start connects it.
+func newLink(settings *redisSettings, owner linkOwner) *link {
+	return &link{
+		settings: settings,
+		owner:    owner,
+		waiting:  make(chan *lookup, maxWaiting),
+		closing:  make(chan struct{}),
+	}
+}
+
+// start begins to connect.
+func (k *link) start() {
+	go k.run()
+}
+
+// close ends the link for good.
+func (k *link) close() {
+	close(k.closing)
+}
+
+// ask takes a look-up, or says why it cannot.
+func (k *link) ask(l *lookup) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fault != nil {
+		return k.fault
+	}
+	select {
+	case k.waiting <- l:
+		return nil
+	default:
+		return fmt.Errorf("%w: %d look-ups are waiting already", errRedisDown, maxWaiting)
+	}
+}
+
+// accept lets look-ups wait.
+func (k *link) accept() {
+	k.mu.Lock()
+	k.fault = nil
+	k.mu.Unlock()
+}
+
+// refuse lets no look-up wait, and ends those that do.
+func (k *link) refuse(fault error) {
+	k.mu.Lock()
+	k.fault = fault
+	k.mu.Unlock()
+	for {
+		select {
+		case l := <-k.waiting:
+			k.owner.landed(l, nil, "", fault)
+		default:
+			return
+		}
+	}
+}
+
+// run connects, again and again, until the link is closed.
+func (k *link) run() {
+	defer recovered("keeping the link to Redis")
+	wait := minRetry
+	for {
+		s, err := k.connect()
+		if err == nil {
+			wait = minRetry
+			k.accept()
+			err = k.serve(s)
+		}
+		select {
+		case <-k.closing:
+			k.refuse(fmt.Errorf("%w: nobody uses this link any more", errRedisDown))
+			return
+		default:
+		}
+		logFailure(errRedisDown, "redis %s: %s", k.settings.endpoint, wording(err))
+		if s != nil && s.answered.Load() && !isTimeout(err) {
+			continue // closed by a Redis that lived: what waits may wait for one attempt
+		}
+		k.refuse(fmt.Errorf("%w: %s", errRedisDown, wording(err)))
+		select {
+		case <-time.After(wait - jitter(wait)):
+		case <-k.closing:
+		}
+		wait = wait * 2
+		if wait > maxRetry {
+			wait = maxRetry
+		}
+	}
+}
+
+// jitter is a random part, up to half, of a wait.
+func jitter(wait time.Duration) time.Duration {
+	return time.Duration(rand.Int63n(int64(wait)/2 + 1))
+}
+
+// connect makes the connection for look-ups and, where the server pushes, the
+// one for its news.
+func (k *link) connect() (*session, error) {
+	conn, err := k.settings.dial()
+	if err != nil {
+		return nil, err
+	}
+	push, refusal, err := k.settings.startPush(conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	k.tellPush(refusal)
+	return newSession(conn, push), nil
+}
+
+// tellPush logs, once, that Redis does not push, or that it does again.
+func (k *link) tellPush(refusal error) {
+	text := ""
+	if refusal != nil {
+		text = wording(refusal)
+	}
+	if text == k.noPush {
+		return
+	}
+	k.noPush = text
+	if refusal == nil {
+		log.Printf("dynamicforward redis %s: pushes changes now", k.settings.endpoint)
+		return
+	}
+	log.Printf("dynamicforward redis %s: does not push changes, so routes are trusted for cache.ttl: %s", k.settings.endpoint, text)
+}
+
+// serve carries look-ups until the connection breaks, and returns why it did.
+func (k *link) serve(s *session) error {
+	k.owner.up(s)
+	received := make(chan struct{})
+	go k.receive(s, received)
+	if s.push != nil {
+		go k.listen(s)
+	}
+	k.send(s)
+	<-received
+	k.owner.down(s)
+	fault := fmt.Errorf("%w: %s", errRedisDown, wording(s.err))
+	for {
+		select {
+		case l := <-s.sent:
+			k.land(l, s, "", fault)
+		default:
+			return s.err
+		}
+	}
+}
+
+// send writes look-ups, and a PING to each connection now and then.
+func (k *link) send(s *session) {
+	defer s.fail(errPanic) // no effect unless something panicked
+	defer recovered("sending look-ups")
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		var batch []*lookup
+		select {
+		case l := <-k.waiting:
+			batch = append(batch, l)
+		case <-ticker.C:
+			batch = append(batch, &lookup{ping: true})
+			s.pingPush()
+		case <-k.closing:
+			s.fail(errRedisDown)
+			return
+		case <-s.broken:
+			return
+		}
+		batch = k.fill(batch)
+		err := s.write(batch)
+		if err != nil {
+			s.fail(err)
+		}
+		for _, l := range batch {
+			select {
+			case s.sent <- l:
+			case <-s.broken:
+				k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(s.err)))
+			}
+		}
+	}
+}
+
+// fill adds to a batch what waits already.
+func (k *link) fill(batch []*lookup) []*lookup {
+	for len(batch) < maxBatch {
+		select {
+		case l := <-k.waiting:
+			batch = append(batch, l)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// receive reads the answers, in the order of the questions.
+func (k *link) receive(s *session, received chan struct{}) {
+	defer close(received)
+	defer s.fail(errPanic) // no effect unless something panicked
+	defer recovered("receiving from Redis")
+	for {
+		select {
+		case l := <-s.sent:
+			value, err := redis.String(s.conn.Receive())
+			if s.conn.Err() != nil {
+				k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
+				s.fail(err)
+				return
+			}
+			s.answered.Store(true)
+			k.land(l, s, value, err)
+		case <-s.broken:
+			return
+		}
+	}
+}
+
+// land hands an answer over, or what went wrong.
+func (k *link) land(l *lookup, s *session, value string, err error) {
+	if !l.ping {
+		k.owner.landed(l, s, value, err)
+	}
+}
+
+// listen passes on what Redis says has changed.
+func (k *link) listen(s *session) {
+	defer s.fail(errPanic) // no effect unless something panicked
+	defer recovered("listening to Redis")
+	for {
+		c, err := readChange(s.push, pingEvery+k.settings.readTimeout)
+		if err != nil {
+			s.fail(err)
+			return
+		}
+		s.heard.Store(time.Now().UnixNano())
+		if c != nil {
+			k.owner.changed(c)
+		}
+	}
+}
+
+// session is a link's time between connecting and the loss of a connection. The
+// two connections live and die together: what Redis promised to tell about the
+// keys read on one, it tells on the other.
+type session struct {
+	conn redis.Conn
+	push redis.Conn // nil: the server does not push
+	sent chan *lookup
+
+	answered atomic.Bool  // whether any look-up was answered
+	heard    atomic.Int64 // when push was last heard of, in Unix nanoseconds
+
+	once   sync.Once
+	broken chan struct{} // closed by fail
+	err    error         // why; read it after broken
+}
+
+func newSession(conn, push redis.Conn) *session {
+	s := &session{conn: conn, push: push, sent: make(chan *lookup, maxInFlight), broken: make(chan struct{})}
+	s.heard.Store(time.Now().UnixNano())
+	return s
+}
+
+// fail ends the session. Only the first call counts.
+func (s *session) fail(err error) {
+	end := func() {
+		s.err = err
+		s.conn.Close()
+		if s.push != nil {
+			s.push.Close()
+		}
+		close(s.broken)
+	}
+	s.once.Do(end)
+}
+
+// pingPush asks for a sign of life on the push connection; listen waits for it.
+func (s *session) pingPush() {
+	if s.push == nil {
+		return
+	}
+	err := s.push.Send("PING")
+	if err == nil {
+		err = s.push.Flush()
+	}
+	if err != nil {
+		s.fail(err)
+	}
+}
+
+// write sends a batch with as few writes as its size allows.
+func (s *session) write(batch []*lookup) error {
+	for _, l := range batch {
+		var err error
+		switch {
+		case l.ping:
+			err = s.conn.Send("PING")
+		case l.field == "":
+			err = s.conn.Send("GET", l.key)
+		default:
+			err = s.conn.Send("HGET", l.key, l.field)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err := s.conn.Flush()
+	return err
+}

@@ -1,0 +1,34 @@
+package dynamicforward
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// memo is a map for reading without a lock that holds at most max values. When
+// there are too many all are forgotten: that costs little, since whoever asks
+// can make a value again, and an order of use would cost something at each get.
+type memo struct {
+	max    int64
+	count  atomic.Int64
+	values sync.Map
+}
+
+// get returns what is remembered, or nil.
+func (m *memo) get(key string) interface{} {
+	value, _ := m.values.Load(key)
+	return value
+}
+
+// put remembers a value.
+func (m *memo) put(key string, value interface{}) {
+	if m.count.Add(1) > m.max {
+		m.count.Store(1)
+		forget := func(old, _ interface{}) bool {
+			m.values.Delete(old)
+			return true
+		}
+		m.values.Range(forget)
+	}
+	m.values.Store(key, value)
+}

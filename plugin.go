@@ -1,0 +1,226 @@
+// Package dynamicforward is a Traefik middleware plugin that forwards each
+// request, mostly the handshake of a WebSocket that then stays open for hours,
+// to the one node whose address Redis holds under a key and a field made from
+// the request. Adding, moving or removing a node is one Redis command.
+//
+// The package runs interpreted, by the Yaegi inside Traefik. Lines that look
+// odd because of it say so.
+package dynamicforward
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+
+	"github.com/traefik/genconf/dynamic"
+)
+
+// Config is the plugin's part of Traefik's routing configuration. Every option
+// has a default (see CreateConfig) except Redis.Endpoints. Traefik drops an
+// option that is not listed here without a word.
+type Config struct {
+	// Project is what {project} stands for in Key and Field. Default
+	// "game-server".
+	Project string `json:"project,omitempty"`
+	// Key is the template of the Redis key. Default
+	// "{project}_{platform}_node_{nodeName}".
+	Key string `json:"key,omitempty"`
+	// Field is the template of the field in that hash. Default "{threadId}".
+	// Empty: the key is a string, read with GET.
+	Field string `json:"field,omitempty"`
+	// Redis says where the nodes' addresses are.
+	Redis RedisConfig `json:"redis,omitempty"`
+	// Cache says what is kept of Redis in memory, and for how long.
+	Cache CacheConfig `json:"cache,omitempty"`
+	// PassHostHeader passes the client's Host on to the node, as in Traefik.
+	// Default true; false: Host is the node's address.
+	PassHostHeader bool `json:"passHostHeader"`
+	// ErrorStatus replaces the status of the answers that mean that there is
+	// no route (bad-request, unknown-node, redis-down). Default 0: the status
+	// tells the cause.
+	ErrorStatus int `json:"errorStatus,omitempty"`
+	// ServersTransport configures the connections to the nodes, with Traefik's
+	// own names, meaning and defaults, but for forwardingTimeouts.dialTimeout
+	// (2s) and forwardingTimeouts.responseHeaderTimeout (60s).
+	ServersTransport *dynamic.ServersTransport `json:"serversTransport,omitempty"`
+}
+
+// RedisConfig says how to reach Redis. The names are those of Traefik's own
+// Redis options. Durations are strings such as "1s" or "250ms"; a bare number
+// is seconds.
+type RedisConfig struct {
+	// Endpoints is the address of the server, as host:port. Required, one.
+	Endpoints []string `json:"endpoints,omitempty"`
+	// Username is the ACL user (Redis 6). Default "": the default user.
+	Username string `json:"username,omitempty"`
+	// Password authenticates Username. Default "": no AUTH is sent.
+	Password string `json:"password,omitempty"`
+	// DB is the database to select. Default 0.
+	DB int `json:"db,omitempty"`
+	// DialTimeout bounds connecting. Default "1s".
+	DialTimeout string `json:"dialTimeout,omitempty"`
+	// ReadTimeout bounds the wait for one reply. Default "1s".
+	ReadTimeout string `json:"readTimeout,omitempty"`
+	// WriteTimeout bounds the sending of one command. Default "1s".
+	WriteTimeout string `json:"writeTimeout,omitempty"`
+}
+
+// CacheConfig bounds the routing table. Durations are as in RedisConfig.
+type CacheConfig struct {
+	// MaxEntries is how many routes are kept. Default 100000. Names without a
+	// node are kept apart, 10000 at most.
+	MaxEntries int `json:"maxEntries,omitempty"`
+	// TTL is how long a route is trusted where Redis cannot push changes.
+	// Default "1s".
+	TTL string `json:"ttl,omitempty"`
+	// NegativeTTL is the same for "no such node". Default "1s".
+	NegativeTTL string `json:"negativeTTL,omitempty"`
+	// StaleTTL is how long a known route is used while Redis does not answer.
+	// Default "24h"; "0": not at all.
+	StaleTTL string `json:"staleTTL,omitempty"`
+}
+
+// CreateConfig returns the defaults.
+func CreateConfig() *Config {
+	return &Config{
+		Project:        "game-server",
+		Key:            "{project}_{platform}_node_{nodeName}",
+		Field:          "{threadId}",
+		PassHostHeader: true,
+		Redis: RedisConfig{
+			DialTimeout:  "1s",
+			ReadTimeout:  "1s",
+			WriteTimeout: "1s",
+		},
+		Cache: CacheConfig{
+			MaxEntries:  100000,
+			TTL:         "1s",
+			NegativeTTL: "1s",
+			StaleTTL:    "24h",
+		},
+	}
+}
+
+// middleware is one router's use of the plugin.
+type middleware struct {
+	name           string
+	rule           *rule      // request -> key and field
+	table          *table     // key and field -> node
+	nodes          *forwarder // node -> answer
+	passHostHeader bool
+	errorStatus    int
+	hits           memo // query string -> *hit
+}
+
+// New checks the configuration and returns the handler for one router. It does
+// not wait for Redis: one that is not there yet is no reason for a router to be
+// missing. Traefik calls New for every router at every reload, and ends ctx at
+// the next one. The error names the option that is wrong and says what to do.
+func New(ctx context.Context, _ http.Handler, config *Config, name string) (http.Handler, error) {
+	m, err := newMiddleware(ctx, config, name)
+	if err != nil {
+		return nil, fmt.Errorf("dynamicforward %s: %w", name, err)
+	}
+	return m, nil
+}
+
+func newMiddleware(ctx context.Context, config *Config, name string) (*middleware, error) {
+	rule, err := newRule(config)
+	if err != nil {
+		return nil, err
+	}
+	redis, err := newRedisSettings(&config.Redis)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := newTableSettings(&config.Cache)
+	if err != nil {
+		return nil, err
+	}
+	if config.ErrorStatus != 0 && (config.ErrorStatus < 400 || config.ErrorStatus > 599) {
+		return nil, fmt.Errorf("errorStatus: %d is no error status: use 400 to 599, or 0 for one that tells the cause", config.ErrorStatus)
+	}
+	nodes, err := joinForwarder(ctx, config.ServersTransport)
+	if err != nil {
+		return nil, err
+	}
+	return &middleware{
+		name:           name,
+		rule:           rule,
+		table:          joinTable(ctx, redis, cache),
+		nodes:          nodes,
+		passHostHeader: config.PassHostHeader,
+		errorStatus:    config.ErrorStatus,
+		hits:           memo{max: int64(config.Cache.MaxEntries)},
+	}, nil
+}
+
+// ServeHTTP takes a request to its node. It is the short way, for a query that
+// was seen before and whose route is still true; serve is the long one. The two
+// are apart because an interpreted function pays for all its variables at every
+// call.
+func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	dropForged(r.Header)
+	if known := m.hits.get(r.URL.RawQuery); known != nil {
+		h := known.(*hit)
+		if h.route.epoch.Load() == m.table.epoch.Load() {
+			m.forward(w, r, h)
+			return
+		}
+	}
+	m.serve(w, r)
+}
+
+// serve takes a request to its node step by step: the key and field that it
+// asks for, the node that Redis holds there, and to that node.
+func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
+	key, field, err := m.rule.apply(r)
+	if err != nil {
+		m.refuse(w, r, key, field, err)
+		return
+	}
+	route, err := m.table.find(r.Context(), key, field)
+	if err != nil {
+		m.refuse(w, r, key, field, err)
+		return
+	}
+	h := m.hit(route)
+	if len(r.URL.RawQuery) <= maxHitQuery {
+		m.hits.put(r.URL.RawQuery, h)
+	}
+	m.forward(w, r, h)
+}
+
+// maxHitQuery is the longest query string that is remembered, in bytes.
+const maxHitQuery = 512
+
+// hit is all that a request needs whose query string was seen before. It says
+// nothing about truth: the route's epoch does.
+type hit struct {
+	m      *middleware
+	route  *route
+	proxy  *httputil.ReverseProxy
+	header []string // the value of nodeHeader
+}
+
+// hit makes the hit of a route.
+func (m *middleware) hit(r *route) *hit {
+	return &hit{m: m, route: r, proxy: m.nodes.to(r.node), header: []string{r.node.address}}
+}
+
+// headerPrefix begins the names of the headers that are the plugin's own.
+const headerPrefix = "X-Dynamicforward-"
+
+// nodeHeader carries the chosen address, for Traefik's access log and metrics.
+const nodeHeader = headerPrefix + "Node"
+
+// dropForged removes what a client may not say in the plugin's name.
+func dropForged(header http.Header) {
+	for name := range header {
+		if strings.HasPrefix(name, headerPrefix) {
+			delete(header, name)
+		}
+	}
+}

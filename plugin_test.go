@@ -1,0 +1,293 @@
+package dynamicforward
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/traefik/genconf/dynamic"
+	"github.com/traefik/genconf/dynamic/tls"
+)
+
+// testConfig is the smallest useful configuration.
+func testConfig(endpoint string) *Config {
+	config := CreateConfig()
+	config.Redis.Endpoints = []string{endpoint}
+	return config
+}
+
+// testGateway serves a middleware until the test ends, and is its address.
+func testGateway(t *testing.T, config *Config) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	handler, err := New(ctx, http.NotFoundHandler(), config, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := httptest.NewServer(handler)
+	end := func() {
+		gateway.Close()
+		cancel()
+	}
+	t.Cleanup(end)
+	return gateway.URL
+}
+
+// testNode starts a node that says name and what it was asked, and returns its
+// address.
+func testNode(t *testing.T, name string) string {
+	t.Helper()
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("X-Saw", strings.Join([]string{r.Method, r.RequestURI, r.Host, r.Proto, string(body)}, " | "))
+		w.Header().Set("X-Saw-Node", r.Header.Get(nodeHeader))
+		_, _ = io.WriteString(w, name)
+	}
+	node := httptest.NewServer(http.HandlerFunc(answer))
+	t.Cleanup(node.Close)
+	return node.Listener.Addr().String()
+}
+
+// get asks and returns the response with its body.
+func get(t *testing.T, url string) (*http.Response, string) {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+// refused is an address that nobody listens on.
+func refused(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	return listener.Addr().String()
+}
+
+const wgamed = "/ws?nodeName=wgamed&threadId=1&platform=dev"
+
+func TestARequestReachesTheNodeInRedis(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "first"))
+	redis.hset("game-server_dev_node_wgamed", "2", testNode(t, "second"))
+	gateway := testGateway(t, testConfig(redis.addr))
+
+	response, body := get(t, gateway+wgamed)
+	if response.StatusCode != http.StatusOK || body != "first" {
+		t.Errorf("got %s %q", response.Status, body)
+	}
+	want := "GET | " + wgamed + " | " + strings.TrimPrefix(gateway, "http://") + " | HTTP/1.1 |"
+	if saw := response.Header.Get("X-Saw"); saw != want {
+		t.Errorf("the node saw %q, want %q", saw, want)
+	}
+	if saw := response.Header.Get("X-Saw-Node"); saw != "" {
+		t.Errorf("the node saw its address, %q", saw)
+	}
+	if _, body = get(t, gateway+"/ws?nodeName=wgamed&threadId=2&platform=dev"); body != "second" {
+		t.Errorf("another thread: got %q", body)
+	}
+}
+
+func TestHostIsTheNodesAddressWhereTheClientsIsNotPassed(t *testing.T) {
+	redis := newFakeRedis(t)
+	node := testNode(t, "first")
+	redis.hset("game-server_dev_node_wgamed", "1", "http://"+node+"/prefix/")
+	config := testConfig(redis.addr)
+	config.PassHostHeader = false
+	response, _ := get(t, testGateway(t, config)+wgamed)
+	if saw, want := response.Header.Get("X-Saw"), "GET | /prefix"+wgamed+" | "+node+" | HTTP/1.1 |"; saw != want {
+		t.Errorf("the node saw %q, want %q", saw, want)
+	}
+}
+
+func TestAnswersByCause(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("game-server_dev_node_null", "1", "null")
+	redis.hset("game-server_dev_node_text", "1", "no address at all")
+	redis.set("game-server_dev_node_string", "127.0.0.1:80")
+	redis.hset("game-server_dev_node_down", "1", refused(t))
+	dead := testConfig(refused(t))
+	for _, c := range []struct {
+		name        string
+		node        string
+		config      *Config
+		errorStatus int
+		want        int
+		wantBody    string
+	}{
+		{name: "missing parameter", node: "", want: 400, wantBody: "bad-request: parameter nodeName is missing"},
+		{name: "no key", node: "nobody", want: 404, wantBody: "unknown-node: no such node: check platform, nodeName, threadId"},
+		{name: "null", node: "null", want: 404, wantBody: "unknown-node: no such node: check platform, nodeName, threadId"},
+		{name: "no address", node: "text", want: 502, wantBody: "bad-target: the node's entry in Redis cannot be used"},
+		{name: "no hash", node: "string", want: 502, wantBody: "bad-target: the node's entry in Redis cannot be used"},
+		{name: "refused", node: "down", want: 502, wantBody: "node-down: the node cannot be reached"},
+		{name: "no Redis", node: "wgamed", config: dead, want: 503, wantBody: "redis-down: the node cannot be looked up right now"},
+		{name: "no key, as OpenResty", node: "nobody", errorStatus: 500, want: 500, wantBody: "unknown-node: no such node: check platform, nodeName, threadId"},
+		{name: "missing, as OpenResty", node: "", errorStatus: 500, want: 500, wantBody: "bad-request: parameter nodeName is missing"},
+		{name: "no Redis, as OpenResty", node: "wgamed", config: dead, errorStatus: 500, want: 500, wantBody: "redis-down: the node cannot be looked up right now"},
+		{name: "refused, as OpenResty", node: "down", errorStatus: 500, want: 502, wantBody: "node-down: the node cannot be reached"},
+		{name: "no hash, as OpenResty", node: "string", errorStatus: 500, want: 502, wantBody: "bad-target: the node's entry in Redis cannot be used"},
+	} {
+		config := testConfig(redis.addr)
+		if c.config != nil {
+			config = c.config
+		}
+		config.ErrorStatus = c.errorStatus
+		response, body := get(t, testGateway(t, config)+"/ws?threadId=1&platform=dev&nodeName="+c.node)
+		if response.StatusCode != c.want || body != c.wantBody+"\n" {
+			t.Errorf("%s: got %d %q, want %d %q", c.name, response.StatusCode, body, c.want, c.wantBody)
+		}
+		wantRetry := ""
+		if strings.HasPrefix(body, "redis-down") {
+			wantRetry = "1"
+		}
+		if retry := response.Header.Get("Retry-After"); retry != wantRetry {
+			t.Errorf("%s: Retry-After is %q, want %q", c.name, retry, wantRetry)
+		}
+		if kind := response.Header.Get("Content-Type"); kind != "text/plain; charset=utf-8" {
+			t.Errorf("%s: Content-Type is %q", c.name, kind)
+		}
+	}
+}
+
+func TestANodeThatDoesNotAnswerInTime(t *testing.T) {
+	redis := newFakeRedis(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() // takes connections, and nothing else
+	redis.hset("game-server_dev_node_wgamed", "1", listener.Addr().String())
+	config := testConfig(redis.addr)
+	config.ServersTransport = &dynamic.ServersTransport{ForwardingTimeouts: &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: "50ms"}}
+	response, body := get(t, testGateway(t, config)+wgamed)
+	if response.StatusCode != 504 || body != "node-timeout: the node did not answer in time\n" {
+		t.Errorf("got %d %q", response.StatusCode, body)
+	}
+}
+
+func TestAResponseThatTheNodeCutsShortIsNotComplete(t *testing.T) {
+	redis := newFakeRedis(t)
+	cut := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "short")
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	node := httptest.NewServer(http.HandlerFunc(cut))
+	defer node.Close()
+	redis.hset("game-server_dev_node_wgamed", "1", node.Listener.Addr().String())
+	response, err := http.Get(testGateway(t, testConfig(redis.addr)) + wgamed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err == nil {
+		t.Errorf("%q looks complete", body)
+	}
+}
+
+func TestClientsCannotSpeakInThePluginsName(t *testing.T) {
+	header := http.Header{"X-Dynamicforward-Node": {"a"}, "X-Dynamicforward-Other": {"b"}, "X-Other": {"c"}}
+	dropForged(header)
+	if len(header) != 1 || header.Get("X-Other") != "c" {
+		t.Errorf("left: %v", header)
+	}
+}
+
+func TestBadOptionsAreNamed(t *testing.T) {
+	for _, c := range []struct {
+		set  func(c *Config)
+		want string
+	}{
+		{func(c *Config) { c.Redis.Endpoints = nil }, "redis.endpoints: needs one host:port, such as 127.0.0.1:6379, and has 0"},
+		{func(c *Config) { c.Redis.Endpoints = []string{"a:1", "b:1"} }, "redis.endpoints: needs one host:port, such as 127.0.0.1:6379, and has 2"},
+		{func(c *Config) { c.Redis.Endpoints = []string{"localhost"} }, `redis.endpoints: "localhost" is no host:port`},
+		{func(c *Config) { c.Redis.Endpoints = []string{":6379"} }, `redis.endpoints: ":6379" is no host:port`},
+		{func(c *Config) { c.Redis.Username = "u" }, "redis.username: needs redis.password"},
+		{func(c *Config) { c.Redis.DB = -1 }, "redis.db: -1 is no database"},
+		{func(c *Config) { c.Redis.DialTimeout = "soon" }, `redis.dialTimeout: "soon" is no duration: use one such as 1s or 250ms`},
+		{func(c *Config) { c.Redis.ReadTimeout = "-1s" }, `redis.readTimeout: "-1s" is no duration`},
+		{func(c *Config) { c.Redis.WriteTimeout = "0" }, "redis.writeTimeout: must be more than 0"},
+		{func(c *Config) { c.Cache.MaxEntries = 0 }, "cache.maxEntries: 0 leaves no place for a route"},
+		{func(c *Config) { c.Cache.TTL = "x" }, `cache.ttl: "x" is no duration`},
+		{func(c *Config) { c.Cache.NegativeTTL = "x" }, `cache.negativeTTL: "x" is no duration`},
+		{func(c *Config) { c.Cache.StaleTTL = "x" }, `cache.staleTTL: "x" is no duration`},
+		{func(c *Config) { c.Key = "" }, "key: must not be empty"},
+		{func(c *Config) { c.Key = "{nodeName" }, `key: "{nodeName" has a { without a } after it`},
+		{func(c *Config) { c.Key = "a}b" }, `key: "a}b" has a } without a { before it`},
+		{func(c *Config) { c.Key = "{}" }, `key: "{}" has an unknown placeholder {}`},
+		{func(c *Config) { c.Field = "{query.x}" }, `field: "{query.x}" has an unknown placeholder {query.x}`},
+		{func(c *Config) { c.Project = "" }, "project: must not be empty"},
+		{func(c *Config) { c.ErrorStatus = 200 }, "errorStatus: 200 is no error status"},
+		{func(c *Config) { c.ErrorStatus = 600 }, "errorStatus: 600 is no error status"},
+		{func(c *Config) {
+			c.ServersTransport = &dynamic.ServersTransport{RootCAs: []string{"-----BEGIN nothing"}}
+		}, "serversTransport.rootCAs: no certificate found"},
+		{func(c *Config) { c.ServersTransport = &dynamic.ServersTransport{RootCAs: []string{"/no/such/file"}} }, "serversTransport.rootCAs: open /no/such/file"},
+		{func(c *Config) { c.ServersTransport = &dynamic.ServersTransport{PeerCertURI: "spiffe://x"} }, "serversTransport.peerCertURI: not supported"},
+		{func(c *Config) {
+			c.ServersTransport = &dynamic.ServersTransport{Certificates: tls.Certificates{{CertFile: "a"}}}
+		}, "serversTransport.certificates: each needs both"},
+		{func(c *Config) {
+			c.ServersTransport = &dynamic.ServersTransport{ForwardingTimeouts: &dynamic.ForwardingTimeouts{DialTimeout: "x"}}
+		}, `serversTransport.forwardingTimeouts.dialTimeout: "x" is no duration`},
+	} {
+		config := testConfig("127.0.0.1:1")
+		c.set(config)
+		ctx, cancel := context.WithCancel(context.Background())
+		handler, err := New(ctx, http.NotFoundHandler(), config, "test")
+		cancel()
+		if err == nil || !strings.HasPrefix(err.Error(), "dynamicforward test: "+c.want) || handler != nil {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+}
+
+func TestABareNumberIsSeconds(t *testing.T) {
+	config := testConfig("127.0.0.1:1")
+	config.Redis.ReadTimeout = "2"
+	settings, err := newRedisSettings(&config.Redis)
+	if err != nil || settings.readTimeout.String() != "2s" || settings.dialTimeout.String() != "1s" {
+		t.Errorf("got %+v, %v", settings, err)
+	}
+}
+
+func TestABodyGoesToTheNodeThatTookOver(t *testing.T) {
+	redis := newFakeRedis(t)
+	gone := refused(t)
+	redis.hset("game-server_dev_node_wgamed", "1", gone)
+	config := testConfig(redis.addr)
+	config.Cache.TTL = "1h" // this Redis does not push
+	gateway := testGateway(t, config)
+	if response, _ := get(t, gateway+wgamed); response.StatusCode != 502 {
+		t.Fatalf("before: %s", response.Status)
+	}
+	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "second"))
+	before := redis.count("HGET")
+	response, err := http.Post(gateway+wgamed, "text/plain", strings.NewReader("payload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if saw := response.Header.Get("X-Saw"); response.StatusCode != 200 || !strings.HasSuffix(saw, " | payload") {
+		t.Errorf("got %s, the node saw %q", response.Status, saw)
+	}
+	if n := redis.count("HGET") - before; n != 1 {
+		t.Errorf("read %d times, want once", n)
+	}
+}

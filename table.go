@@ -1,0 +1,376 @@
+package dynamicforward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+)
+
+// How often the table looks after itself.
+const (
+	tickEvery    = time.Second
+	recheckTicks = 60 // a route in use is read again this many ticks after the last time
+)
+
+// prefetchAfter keeps a key that is written all the time from being read all the
+// time: a route that was read less than this ago waits for its next request.
+const prefetchAfter = 10 * time.Millisecond
+
+// maxUnknown bounds what is remembered of names that do not exist. It is apart
+// from cache.maxEntries, and small: to forget one costs one look-up.
+const maxUnknown = 10000
+
+// untrusted is the epoch of a route that must not be used without a look at the
+// table.
+const untrusted = -1
+
+// tableSettings is a checked CacheConfig.
+type tableSettings struct {
+	maxEntries  int
+	ttl         time.Duration
+	negativeTTL time.Duration
+	staleTTL    time.Duration
+}
+
+// newTableSettings checks the cache options. The error names the option.
+func newTableSettings(config *CacheConfig) (*tableSettings, error) {
+	s := &tableSettings{maxEntries: config.MaxEntries, ttl: time.Second, negativeTTL: time.Second, staleTTL: 24 * time.Hour}
+	if s.maxEntries < 1 {
+		return nil, fmt.Errorf("cache.maxEntries: %d leaves no place for a route: use 1 or more", s.maxEntries)
+	}
+	if err := setDuration(&s.ttl, "cache.ttl", config.TTL); err != nil {
+		return nil, err
+	}
+	if err := setDuration(&s.negativeTTL, "cache.negativeTTL", config.NegativeTTL); err != nil {
+		return nil, err
+	}
+	if err := setDuration(&s.staleTTL, "cache.staleTTL", config.StaleTTL); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// route is what Redis holds under a key and field. All but epoch, session and
+// read stay as they are; those two belong to the table's lock.
+type route struct {
+	key   string
+	field string
+	node  *target
+	err   error // why there is no node: wraps errUnknownNode or errBadTarget
+
+	// epoch is the table's epoch in which the route was last found true. While
+	// the two are equal the route can be used without asking anybody.
+	epoch atomic.Int64
+
+	session *session  // read over
+	read    time.Time // when the answer came
+}
+
+// table is the routing table: what is known of Redis, in memory.
+//
+// It stays true because Redis says which of the keys that were read have
+// changed (see link). A read and the news of a change come over two connections
+// and can overtake each other, so a look-up is listed in fetching while it is
+// under way, and news of its key strike it off: the answer of a look-up that is
+// not listed any more is given to those who waited for it, who came before the
+// news did, and is not kept. News that come later find the route on its shelf.
+//
+// docs/routing-table.md tells all its rules in one place.
+type table struct {
+	link     *link
+	settings *tableSettings
+	closing  chan struct{}
+
+	// epoch grows when what was true may no longer be: a connection comes or
+	// goes, everything was flushed, a route has to be read again.
+	epoch atomic.Int64
+
+	mu       sync.Mutex
+	session  *session // nil: Redis does not answer
+	routes   *shelf
+	unknown  *shelf // what has no node: kept apart, so that names made up by clients push no route out
+	fetching map[string]map[string]*lookup
+	ticks    int
+}
+
+// joinTable returns the table of these settings, shared by all who have them.
+func joinTable(ctx context.Context, redis *redisSettings, cache *tableSettings) *table {
+	open := func() closer { return newTable(redis, cache) }
+	return everything.join(ctx, fmt.Sprintf("redis %s %+v", redis.identity, *cache), open).(*table)
+}
+
+// newTable makes a table and starts to connect.
+func newTable(redis *redisSettings, cache *tableSettings) *table {
+	t := &table{
+		settings: cache,
+		closing:  make(chan struct{}),
+		routes:   newShelf(cache.maxEntries),
+		unknown:  newShelf(maxUnknown),
+		fetching: map[string]map[string]*lookup{},
+	}
+	t.link = newLink(redis, t)
+	t.link.start()
+	go t.look()
+	return t
+}
+
+// close ends the table's connections.
+func (t *table) close() {
+	close(t.closing)
+	t.link.close()
+}
+
+// find returns the route of a key and field. Its node is nil where err says why
+// there is none. A caller that goes away does not end the look-up.
+func (t *table) find(ctx context.Context, key, field string) (*route, error) {
+	t.mu.Lock()
+	known := t.get(key, field)
+	use, refresh := t.trust(known)
+	if use && !refresh {
+		t.mu.Unlock()
+		return known, known.err
+	}
+	l := t.fetch(key, field)
+	t.mu.Unlock()
+	if use {
+		return known, known.err
+	}
+	return t.wait(ctx, l)
+}
+
+// findAgain reads a route from Redis whatever is known of it.
+func (t *table) findAgain(ctx context.Context, key, field string) (*route, error) {
+	t.mu.Lock()
+	l := t.fetch(key, field)
+	t.mu.Unlock()
+	return t.wait(ctx, l)
+}
+
+// wait waits for a look-up. The link ends each within its timeouts.
+func (t *table) wait(ctx context.Context, l *lookup) (*route, error) {
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if l.err != nil {
+		return nil, l.err
+	}
+	return l.route, l.route.err
+}
+
+// get returns what is known, or nil.
+func (t *table) get(key, field string) *route {
+	if r := t.routes.get(key, field); r != nil {
+		return r
+	}
+	return t.unknown.get(key, field)
+}
+
+// trust says whether a route may be used, and whether it is to be read again.
+func (t *table) trust(r *route) (use, refresh bool) {
+	switch {
+	case r == nil:
+		return false, true
+	case t.session == nil:
+		use = t.outlives(r)
+		if use {
+			r.epoch.Store(t.epoch.Load()) // until the next tick
+		}
+		return use, !use
+	case t.session.push == nil:
+		return t.young(r)
+	case r.session != t.session:
+		return false, true // read before the connection was made anew
+	}
+	// Redis would have told. Whether it really does is looked after once in a
+	// while: what moves a key without a word (SWAPDB, say) is found so.
+	refresh = r.epoch.Load() != t.epoch.Load()
+	r.epoch.Store(t.epoch.Load())
+	return true, refresh
+}
+
+// young is trust's answer where Redis does not push: a route counts for its ttl,
+// and is read again in the second half of it so that those in use never wait.
+func (t *table) young(r *route) (use, refresh bool) {
+	ttl := t.settings.ttl
+	if r.node == nil {
+		ttl = t.settings.negativeTTL
+	}
+	age := time.Since(r.read)
+	return age < ttl, age >= ttl/2
+}
+
+// outlives tells whether a route may be used while Redis does not answer. What
+// is known to be missing may have come since, so that counts for nothing.
+func (t *table) outlives(r *route) bool {
+	if r.node == nil {
+		return false
+	}
+	vouched := r.read
+	if heard := time.Unix(0, r.session.heard.Load()); r.session.push != nil && heard.After(vouched) {
+		vouched = heard
+	}
+	return time.Since(vouched) < t.settings.staleTTL
+}
+
+// fetch joins the look-up that is under way, or starts one.
+func (t *table) fetch(key, field string) *lookup {
+	if l := t.fetching[key][field]; l != nil {
+		return l
+	}
+	l := &lookup{key: key, field: field, done: make(chan struct{})}
+	if err := t.link.ask(l); err != nil {
+		t.fail(l, err)
+		return l
+	}
+	fields := t.fetching[key]
+	if fields == nil {
+		fields = map[string]*lookup{}
+		t.fetching[key] = fields
+	}
+	fields[field] = l
+	return l
+}
+
+// fail ends a look-up without an answer from Redis: with the route that was
+// known before, where that may be used.
+func (t *table) fail(l *lookup, err error) {
+	if known := t.get(l.key, l.field); known != nil && t.outlives(known) {
+		l.route = known
+	} else {
+		l.err = err
+	}
+	close(l.done)
+}
+
+// landed implements linkOwner.
+func (t *table) landed(l *lookup, s *session, value string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	listed := t.fetching[l.key][l.field] == l
+	if listed {
+		delete(t.fetching[l.key], l.field)
+		if len(t.fetching[l.key]) == 0 {
+			delete(t.fetching, l.key)
+		}
+	}
+	r := &route{key: l.key, field: l.field, session: s, read: time.Now()}
+	switch {
+	case err == nil:
+		r.node, r.err = parseTarget(value)
+	case errors.Is(err, redis.ErrNil):
+		r.err = errUnknownNode
+	case strings.HasPrefix(err.Error(), "WRONGTYPE"):
+		r.err = fmt.Errorf("%w: %s", errBadTarget, err.Error())
+	case errors.Is(err, errRedisDown):
+		t.fail(l, err)
+		return
+	default:
+		t.fail(l, fmt.Errorf("%w: %s", errRedisDown, wording(err)))
+		return
+	}
+	if listed && s == t.session {
+		t.keep(r)
+	}
+	l.route = r
+	close(l.done)
+}
+
+// keep puts a route that has just been read on its shelf.
+func (t *table) keep(r *route) {
+	if r.session.push != nil {
+		r.epoch.Store(t.epoch.Load())
+	} else {
+		r.epoch.Store(untrusted)
+	}
+	if r.node == nil {
+		t.routes.remove(r.key, r.field)
+		t.unknown.put(r)
+		return
+	}
+	t.unknown.remove(r.key, r.field)
+	known := t.routes.get(r.key, r.field)
+	if known != nil && known.node.address == r.node.address {
+		known.session = r.session
+		known.read = r.read
+		known.epoch.Store(r.epoch.Load())
+		return
+	}
+	t.routes.put(r)
+}
+
+// up implements linkOwner. What is known from before is read again at its next
+// use: it may have changed while nobody told.
+func (t *table) up(s *session) {
+	t.mu.Lock()
+	t.session = s
+	t.epoch.Add(1)
+	t.mu.Unlock()
+}
+
+// down implements linkOwner.
+func (t *table) down(_ *session) {
+	t.mu.Lock()
+	t.session = nil
+	t.epoch.Add(1)
+	t.mu.Unlock()
+}
+
+// changed implements linkOwner. A route that was in use is read again at once,
+// so that the next request finds it.
+func (t *table) changed(c *change) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c.all {
+		t.routes = newShelf(t.settings.maxEntries)
+		t.unknown = newShelf(maxUnknown)
+		t.fetching = map[string]map[string]*lookup{}
+		t.epoch.Add(1)
+		return
+	}
+	epoch := t.epoch.Load()
+	for _, key := range c.keys {
+		delete(t.fetching, key)
+		t.unknown.drop(key)
+		for _, r := range t.routes.keys[key] {
+			if r.epoch.Load() == epoch && time.Since(r.read) >= prefetchAfter {
+				t.fetch(key, r.field)
+			}
+		}
+		t.routes.drop(key)
+	}
+}
+
+// look runs tick until the table is closed.
+func (t *table) look() {
+	defer recovered("looking after the routing table")
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			t.tick()
+		case <-t.closing:
+			return
+		}
+	}
+}
+
+// tick begins an epoch when it is time for the routes in use to be looked at:
+// while Redis does not answer that is always, since staleTTL may end.
+func (t *table) tick() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ticks++
+	if t.ticks >= recheckTicks || t.session == nil {
+		t.ticks = 0
+		t.epoch.Add(1)
+	}
+}

@@ -1,0 +1,554 @@
+package dynamicforward
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// pushingRedis is a fake Redis that can push, when the test says so.
+type pushingRedis struct {
+	*fakeRedis
+	mu       sync.Mutex
+	listener *fakeRedisConn // the connection that gets the news; nil: none yet
+}
+
+func newPushingRedis(t *testing.T) *pushingRedis {
+	t.Helper()
+	p := &pushingRedis{fakeRedis: newFakeRedis(t)}
+	info := func(_ *fakeRedisConn, _ []string) string {
+		return respBulk("# Server\r\nredis_version:7.0.15\r\nrun_id:0123abcd\r\ntcp_port:6379\r\n")
+	}
+	p.handle("INFO", info)
+	client := func(_ *fakeRedisConn, args []string) string {
+		if args[1] == "ID" {
+			return ":7\r\n"
+		}
+		return "+OK\r\n"
+	}
+	p.handle("CLIENT", client)
+	subscribe := func(c *fakeRedisConn, args []string) string {
+		p.mu.Lock()
+		p.listener = c
+		p.mu.Unlock()
+		return respArray(respBulk("subscribe"), respBulk(args[1]), ":1\r\n")
+	}
+	p.handle("SUBSCRIBE", subscribe)
+	ping := func(c *fakeRedisConn, _ []string) string {
+		p.mu.Lock()
+		listening := p.listener == c
+		p.mu.Unlock()
+		if listening {
+			return respArray(respBulk("pong"), respBulk(""))
+		}
+		return "+PONG\r\n"
+	}
+	p.handle("PING", ping)
+	return p
+}
+
+// push tells the plugin that a key has changed; "": that everything has.
+func (p *pushingRedis) push(t *testing.T, key string) {
+	t.Helper()
+	p.mu.Lock()
+	listener := p.listener
+	p.mu.Unlock()
+	what := "*-1\r\n"
+	if key != "" {
+		what = respArray(respBulk(key))
+	}
+	if err := listener.send(respArray(respBulk("message"), respBulk(invalidations), what)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// move changes an address as HSET does on a Redis that pushes.
+func (p *pushingRedis) move(t *testing.T, key, field, address string) {
+	t.Helper()
+	p.hset(key, field, address)
+	p.push(t, key)
+}
+
+// holdHGET keeps the answers to HGET, made in time, until the returned function
+// is called.
+func (p *pushingRedis) holdHGET(t *testing.T) func() {
+	t.Helper()
+	gate := make(chan struct{})
+	hold := func(c *fakeRedisConn, args []string) string {
+		p.fakeRedis.mu.Lock()
+		reply := p.execute(c, "HGET", args[1:])
+		p.fakeRedis.mu.Unlock()
+		<-gate
+		return reply
+	}
+	p.handle("HGET", hold)
+	var once sync.Once
+	release := func() {
+		open := func() { close(gate) }
+		once.Do(open)
+	}
+	t.Cleanup(release)
+	return release
+}
+
+// testTable makes a table with the default cache options, but for change, that
+// is connected.
+func testTable(t *testing.T, endpoint string, change func(c *Config)) *table {
+	t.Helper()
+	config := testConfig(endpoint)
+	if change != nil {
+		change(config)
+	}
+	redis, err := newRedisSettings(&config.Redis)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := newTableSettings(&config.Cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := newTable(redis, cache)
+	end := func() { table.close() }
+	t.Cleanup(end)
+	waitFor(t, "the link", table.connected)
+	return table
+}
+
+func (t *table) connected() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.session != nil
+}
+
+// address finds a route and returns its node's address, or the error's text.
+func address(t *table, key, field string) string {
+	r, err := t.find(context.Background(), key, field)
+	if err != nil {
+		return err.Error()
+	}
+	return r.node.address
+}
+
+// expect checks what address says.
+func expect(t *testing.T, table *table, key, field, want string) {
+	t.Helper()
+	if got := address(table, key, field); !strings.HasPrefix(got, want) {
+		t.Fatalf("%s %s: got %q, want %q", key, field, got, want)
+	}
+}
+
+// await waits until address says so.
+func await(t *testing.T, table *table, key, field, want string) {
+	t.Helper()
+	waitFor(t, key+" "+field+" to be "+want, func() bool { return strings.HasPrefix(address(table, key, field), want) })
+}
+
+func TestAWarmRouteCostsRedisNothing(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	for i := 0; i < 100; i++ {
+		expect(t, table, "a", "1", "10.0.0.1:1")
+		expect(t, table, "b", "1", "unknown-node")
+		expect(t, table, "a", "2", "unknown-node")
+	}
+	if n := redis.count("HGET"); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
+	}
+}
+
+func TestAChangeIsInEffectWithItsPush(t *testing.T) {
+	redis := newPushingRedis(t)
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "unknown-node")
+	redis.move(t, "a", "1", "10.0.0.1:1")
+	await(t, table, "a", "1", "10.0.0.1:1")
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	await(t, table, "a", "1", "10.0.0.2:2")
+	redis.move(t, "a", "1", "no address")
+	await(t, table, "a", "1", "bad-target")
+	redis.del("a")
+	redis.push(t, "a")
+	await(t, table, "a", "1", "unknown-node")
+	redis.set("a", "10.0.0.1:1")
+	redis.push(t, "a")
+	await(t, table, "a", "1", "bad-target: WRONGTYPE")
+	redis.del("a")
+	redis.move(t, "a", "1", "10.0.0.3:3")
+	await(t, table, "a", "1", "10.0.0.3:3")
+}
+
+func TestARouteInUseIsReadAgainAtOnce(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	table.mu.Lock()
+	table.routes.get("a", "1").read = time.Now().Add(-time.Second)
+	table.mu.Unlock()
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	redis.awaitCount("HGET", 2) // without a request
+	await(t, table, "a", "1", "10.0.0.2:2")
+	if n := redis.count("HGET"); n != 2 {
+		t.Errorf("asked %d times, want 2", n)
+	}
+}
+
+func TestAFlushIsAChangeOfEverything(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	redis.hset("b", "1", "10.0.0.2:2")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	expect(t, table, "b", "1", "10.0.0.2:2")
+	redis.del("a")
+	redis.del("b")
+	redis.push(t, "")
+	await(t, table, "a", "1", "unknown-node")
+	await(t, table, "b", "1", "unknown-node")
+}
+
+// The race that every client-side cache has, with its order forced: the answer
+// is made, the key changes, the news arrives, and then the old answer does.
+func TestAnAnswerThatTheNewsOvertookIsNotKept(t *testing.T) {
+	for _, change := range []string{"a", ""} {
+		redis := newPushingRedis(t)
+		redis.hset("a", "1", "10.0.0.1:1")
+		table := testTable(t, redis.addr, nil)
+		release := redis.holdHGET(t)
+		got := make(chan string, 1)
+		ask := func() { got <- address(table, "a", "1") }
+		go ask()
+		redis.awaitCount("HGET", 1)
+
+		redis.hset("a", "1", "10.0.0.2:2")
+		redis.push(t, change)
+		waitFor(t, "the news", func() bool {
+			table.mu.Lock()
+			defer table.mu.Unlock()
+			return len(table.fetching) == 0
+		})
+		release()
+		if old := <-got; old != "10.0.0.1:1" {
+			t.Errorf("push %q: who asked before the news got %q", change, old)
+		}
+		expect(t, table, "a", "1", "10.0.0.2:2")
+	}
+}
+
+func TestOneLookupForManyCallers(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	release := redis.holdHGET(t)
+	got := make(chan string, 100)
+	ask := func() { got <- address(table, "a", "1") }
+	for i := 0; i < cap(got); i++ {
+		go ask()
+	}
+	redis.awaitCount("HGET", 1)
+	release()
+	for i := 0; i < cap(got); i++ {
+		if a := <-got; a != "10.0.0.1:1" {
+			t.Errorf("got %q", a)
+		}
+	}
+	if n := redis.count("HGET"); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+}
+
+func TestACallerThatGoesAwayEndsNothing(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	release := redis.holdHGET(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	gone := make(chan error, 1)
+	leave := func() {
+		_, err := table.find(ctx, "a", "1")
+		gone <- err
+	}
+	go leave()
+	redis.awaitCount("HGET", 1)
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	release()
+	await(t, table, "a", "1", "10.0.0.1:1")
+	if n := redis.count("HGET"); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+}
+
+func TestAKnownRouteOutlivesRedis(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	redis.hset("moved", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	expect(t, table, "moved", "1", "10.0.0.1:1")
+	expect(t, table, "nobody", "1", "unknown-node")
+
+	redis.stop()
+	waitFor(t, "the loss", func() bool { return !table.connected() })
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	await(t, table, "b", "1", "redis-down")
+	expect(t, table, "nobody", "1", "redis-down") // it may be there by now
+
+	redis.hset("moved", "1", "10.0.0.2:2")
+	redis.start()
+	waitFor(t, "the link", table.connected)
+	expect(t, table, "moved", "1", "10.0.0.2:2")
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	expect(t, table, "nobody", "1", "unknown-node")
+}
+
+func TestAnInvalidatedRouteDoesNotOutliveRedis(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.hang("HGET")
+	redis.push(t, "a")
+	waitFor(t, "the news", func() bool {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return table.routes.get("a", "1") == nil
+	})
+	redis.stop()
+	await(t, table, "a", "1", "redis-down")
+}
+
+func TestStaleTTLEndsWhatIsKnown(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, func(c *Config) { c.Cache.StaleTTL = "1h" })
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.stop()
+	waitFor(t, "the loss", func() bool { return !table.connected() })
+	expect(t, table, "a", "1", "10.0.0.1:1")
+
+	r := table.routes.get("a", "1")
+	heard := time.Unix(0, r.session.heard.Load())
+	r.read = heard.Add(-2 * time.Hour)
+	expect(t, table, "a", "1", "10.0.0.1:1") // the link vouched for it until it was lost
+	r.session.heard.Store(heard.Add(-2 * time.Hour).UnixNano())
+	expect(t, table, "a", "1", "redis-down")
+
+	other := redisWith(t, "a", "1", "10.0.0.1:1")
+	none := testTable(t, other.addr, func(c *Config) { c.Cache.StaleTTL = "0" })
+	expect(t, none, "a", "1", "10.0.0.1:1")
+	other.stop()
+	await(t, none, "a", "1", "redis-down")
+}
+
+// redisWith is a Redis that pushes and holds one route.
+func redisWith(t *testing.T, key, field, address string) *pushingRedis {
+	t.Helper()
+	redis := newPushingRedis(t)
+	redis.hset(key, field, address)
+	return redis
+}
+
+func TestWhatMovedWithoutAWordIsFoundInTheEnd(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.hset("a", "1", "10.0.0.2:2") // as SWAPDB does it: no push
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	if n := redis.count("HGET"); n != 1 {
+		t.Fatalf("asked %d times, want once", n)
+	}
+	for i := 0; i < recheckTicks; i++ {
+		table.tick()
+	}
+	expect(t, table, "a", "1", "10.0.0.1:1") // without waiting
+	await(t, table, "a", "1", "10.0.0.2:2")
+	if n := redis.count("HGET"); n != 2 {
+		t.Errorf("asked %d times, want twice", n)
+	}
+}
+
+func TestNamesThatDoNotExistPushNoRouteOut(t *testing.T) {
+	redis := newPushingRedis(t)
+	table := testTable(t, redis.addr, func(c *Config) { c.Cache.MaxEntries = 10 })
+	for i := 0; i < 10; i++ {
+		redis.hset("a", strconv.Itoa(i), "10.0.0.1:1")
+		expect(t, table, "a", strconv.Itoa(i), "10.0.0.1:1")
+	}
+	for i := 0; i < 200; i++ {
+		expect(t, table, "nobody"+strconv.Itoa(i), "1", "unknown-node")
+		expect(t, table, "a", "x"+strconv.Itoa(i), "unknown-node")
+	}
+	before := redis.count("HGET")
+	for i := 0; i < 10; i++ {
+		expect(t, table, "a", strconv.Itoa(i), "10.0.0.1:1")
+	}
+	if n := redis.count("HGET") - before; n != 0 {
+		t.Errorf("%d routes had to be asked for again", n)
+	}
+}
+
+// age makes a route look as if it had been read that much earlier.
+func age(table *table, key, field string, by time.Duration) {
+	table.mu.Lock()
+	r := table.get(key, field)
+	r.read = r.read.Add(-by)
+	table.mu.Unlock()
+}
+
+func TestWithoutPushARouteIsTrustedForItsTTL(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, func(c *Config) {
+		c.Cache.TTL = "1h"
+		c.Cache.NegativeTTL = "2h"
+	})
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	expect(t, table, "b", "1", "unknown-node")
+	redis.hset("a", "1", "10.0.0.2:2")
+	redis.hset("b", "1", "10.0.0.3:3")
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	if n := redis.count("HGET"); n != 2 {
+		t.Fatalf("asked %d times, want 2", n)
+	}
+
+	age(table, "a", "1", 40*time.Minute)
+	expect(t, table, "a", "1", "10.0.0.1:1") // and is read again beside it
+	await(t, table, "a", "1", "10.0.0.2:2")
+
+	redis.hset("a", "1", "10.0.0.4:4")
+	age(table, "a", "1", 61*time.Minute)
+	expect(t, table, "a", "1", "10.0.0.4:4") // not trusted any more
+
+	expect(t, table, "b", "1", "unknown-node")
+	age(table, "b", "1", 61*time.Minute)
+	await(t, table, "b", "1", "10.0.0.3:3")
+	if n := redis.count("HGET"); n != 5 {
+		t.Errorf("asked %d times, want 5", n)
+	}
+}
+
+func TestWithoutPushAKnownRouteOutlivesRedis(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.stop()
+	age(table, "a", "1", time.Hour)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	age(table, "a", "1", 24*time.Hour)
+	await(t, table, "a", "1", "redis-down")
+}
+
+func TestPushIsNotTrustedAcrossServers(t *testing.T) {
+	redis := newPushingRedis(t)
+	n := 0
+	var mu sync.Mutex
+	other := func(_ *fakeRedisConn, _ []string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		return respBulk("run_id:" + strconv.Itoa(n) + "\r\n")
+	}
+	redis.handle("INFO", other)
+	table := testTable(t, redis.addr, nil)
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if table.session.push != nil {
+		t.Error("news of one server are expected from another")
+	}
+	if n := redis.count("SUBSCRIBE"); n != 0 {
+		t.Errorf("subscribed %d times", n)
+	}
+}
+
+func TestTheServersOwnErrors(t *testing.T) {
+	for _, c := range []struct{ reply, want string }{
+		{"-NOPERM no permission\r\n", "redis-down: NOPERM no permission: look at the ACL rules of redis.username"},
+		{"-LOADING Redis is loading\r\n", "redis-down: LOADING Redis is loading"},
+		{"-ERR whatever\r\n", "redis-down: ERR whatever"},
+		{":1\r\n", "redis-down: redigo: unexpected type for String"},
+	} {
+		redis := redisWith(t, "a", "1", "10.0.0.1:1")
+		table := testTable(t, redis.addr, nil)
+		expect(t, table, "a", "1", "10.0.0.1:1")
+		bad := func(_ *fakeRedisConn, _ []string) string { return c.reply }
+		redis.handle("HGET", bad)
+		expect(t, table, "b", "1", c.want)
+		expect(t, table, "a", "1", "10.0.0.1:1")
+		if !table.connected() {
+			t.Errorf("%q ended the link", c.reply)
+		}
+	}
+}
+
+func TestARedisThatHangsHoldsNobodyUp(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, func(c *Config) {
+		c.Redis.ReadTimeout = "100ms"
+		c.Redis.DialTimeout = "100ms"
+	})
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.hang("*")
+	expect(t, table, "b", "1", "redis-down") // after the first time-out
+	sent := redis.count("HGET")
+	for i := 0; i < 100; i++ {
+		expect(t, table, "b"+strconv.Itoa(i), "1", "redis-down")
+		expect(t, table, "a", "1", "10.0.0.1:1")
+	}
+	if n := redis.count("HGET"); n != sent {
+		t.Errorf("%d look-ups were sent to a Redis that hangs", n-sent)
+	}
+	redis.heal()
+	redis.hset("b", "1", "10.0.0.2:2")
+	await(t, table, "b", "1", "10.0.0.2:2")
+}
+
+func TestAHalfDeadPushConnectionIsNoticed(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, func(c *Config) { c.Redis.ReadTimeout = "100ms" })
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	silent := func(c *fakeRedisConn, _ []string) string {
+		redis.mu.Lock()
+		defer redis.mu.Unlock()
+		if c == redis.listener {
+			return ""
+		}
+		return "+PONG\r\n"
+	}
+	redis.handle("PING", silent)
+	waitFor(t, "the loss", func() bool { return !table.connected() })
+}
+
+func TestLookupsDoNotPileUp(t *testing.T) {
+	settings, err := newRedisSettings(&testConfig("127.0.0.1:1").Redis)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := newLink(settings, nil) // never started: nothing takes the look-ups away
+	for i := 0; i < maxWaiting; i++ {
+		if err := k.ask(&lookup{}); err != nil {
+			t.Fatalf("look-up %d: %v", i, err)
+		}
+	}
+	if err := k.ask(&lookup{}); !errors.Is(err, errRedisDown) {
+		t.Errorf("one more: %v", err)
+	}
+}
+
+func TestAStringKeyIsReadWithGET(t *testing.T) {
+	redis := newPushingRedis(t)
+	redis.set("route:a", "10.0.0.1:1")
+	redis.hset("hash", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "route:a", "", "10.0.0.1:1")
+	expect(t, table, "route:b", "", "unknown-node")
+	expect(t, table, "hash", "", "bad-target: WRONGTYPE")
+}

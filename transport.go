@@ -1,0 +1,156 @@
+package dynamicforward
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/traefik/genconf/dynamic"
+)
+
+// The timeouts to nodes that differ from Traefik's defaults (30s and none). A
+// node is near and takes a connection at once or not at all, and a client that
+// waits a minute for a first byte has gone.
+const (
+	defaultDialTimeout           = 2 * time.Second
+	defaultResponseHeaderTimeout = 60 * time.Second
+)
+
+// joinForwarder returns the forwarder for these settings, shared with every
+// other router that has them, so that connections to nodes outlive a reload.
+func joinForwarder(ctx context.Context, config *dynamic.ServersTransport) (*forwarder, error) {
+	if config == nil {
+		config = &dynamic.ServersTransport{}
+	}
+	transport, err := newTransport(config)
+	if err != nil {
+		return nil, fmt.Errorf("serversTransport.%w", err)
+	}
+	settings, err := json.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("serversTransport: %w", err)
+	}
+	open := func() closer {
+		return &forwarder{transport: transport, buffers: newBufferPool(), proxies: memo{max: maxProxies}}
+	}
+	return everything.join(ctx, "nodes "+string(settings), open).(*forwarder), nil
+}
+
+// newTransport makes of Traefik's configuration what Traefik makes of it, but
+// for HTTP/2, which game nodes do not speak, and for a proxy from the
+// environment, which would go round every check of the address.
+func newTransport(config *dynamic.ServersTransport) (*http.Transport, error) {
+	transport := &http.Transport{
+		MaxIdleConnsPerHost:   config.MaxIdleConnsPerHost,
+		ResponseHeaderTimeout: defaultResponseHeaderTimeout,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		ReadBufferSize:        64 * 1024,
+		WriteBufferSize:       64 * 1024,
+	}
+	if config.MaxIdleConnsPerHost == 0 {
+		transport.MaxIdleConnsPerHost = 200 // as Traefik's default servers transport; negative: none are kept
+	}
+	dialer := &net.Dialer{Timeout: defaultDialTimeout, KeepAlive: 30 * time.Second}
+	if timeouts := config.ForwardingTimeouts; timeouts != nil {
+		if err := setDuration(&dialer.Timeout, "dialTimeout", timeouts.DialTimeout); err != nil {
+			return nil, fmt.Errorf("forwardingTimeouts.%w", err)
+		}
+		if err := setDuration(&transport.ResponseHeaderTimeout, "responseHeaderTimeout", timeouts.ResponseHeaderTimeout); err != nil {
+			return nil, fmt.Errorf("forwardingTimeouts.%w", err)
+		}
+		if err := setDuration(&transport.IdleConnTimeout, "idleConnTimeout", timeouts.IdleConnTimeout); err != nil {
+			return nil, fmt.Errorf("forwardingTimeouts.%w", err)
+		}
+		if timeouts.ReadIdleTimeout != "" || timeouts.PingTimeout != "" {
+			return nil, errors.New("forwardingTimeouts: readIdleTimeout and pingTimeout are for HTTP/2, which is not spoken to nodes: remove them")
+		}
+	}
+	// Yaegi: a method value of a compiled type does not load (yaegi#1356).
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		return conn, err
+	}
+	tlsConfig, err := newTLSConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	transport.TLSClientConfig = tlsConfig
+	return transport, nil
+}
+
+// newTLSConfig is for nodes whose address is an https URL.
+func newTLSConfig(config *dynamic.ServersTransport) (*tls.Config, error) {
+	if config.PeerCertURI != "" {
+		return nil, errors.New("peerCertURI: not supported: use serverName and rootCAs")
+	}
+	tlsConfig := &tls.Config{ServerName: config.ServerName, InsecureSkipVerify: config.InsecureSkipVerify}
+	if len(config.RootCAs) > 0 {
+		tlsConfig.RootCAs = x509.NewCertPool()
+	}
+	for _, ca := range config.RootCAs {
+		pem, err := fileOrContent(ca)
+		if err != nil {
+			return nil, fmt.Errorf("rootCAs: %w", err)
+		}
+		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("rootCAs: no certificate found: each must be a PEM, or the path of one")
+		}
+	}
+	for _, pair := range config.Certificates {
+		if pair.CertFile == "" || pair.KeyFile == "" {
+			return nil, errors.New("certificates: each needs both certFile and keyFile")
+		}
+		cert, err := fileOrContent(pair.CertFile)
+		if err != nil {
+			return nil, fmt.Errorf("certificates: certFile: %w", err)
+		}
+		key, err := fileOrContent(pair.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("certificates: keyFile: %w", err)
+		}
+		certificate, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("certificates: %w", err)
+		}
+		tlsConfig.Certificates = append(tlsConfig.Certificates, certificate)
+	}
+	return tlsConfig, nil
+}
+
+// fileOrContent returns the PEM that an option holds or names, as Traefik reads
+// such options.
+func fileOrContent(value string) ([]byte, error) {
+	if strings.Contains(value, "-----BEGIN") {
+		return []byte(value), nil
+	}
+	content, err := os.ReadFile(value)
+	return content, err
+}
+
+// setDuration reads a duration such as "1s" or "250ms" into d; a bare number is
+// seconds, as in Traefik, and "" leaves d as it is. The error names the option.
+func setDuration(d *time.Duration, option, text string) error {
+	if text == "" {
+		return nil
+	}
+	if seconds, err := strconv.Atoi(text); err == nil {
+		text = strconv.Itoa(seconds) + "s"
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil || parsed < 0 {
+		return fmt.Errorf("%s: %q is no duration: use one such as 1s or 250ms", option, text)
+	}
+	*d = parsed
+	return nil
+}
