@@ -126,22 +126,36 @@ func (t *table) close() {
 	t.link.close()
 }
 
-// find returns the route of a key and field. Its node is nil where err says why
-// there is none. A caller that goes away does not end the look-up.
-func (t *table) find(ctx context.Context, key, field string) (*route, error) {
+// How a route was found.
+const (
+	foundHit   = "hit"   // in the table
+	foundMiss  = "miss"  // in Redis
+	foundStale = "stale" // in the table, and Redis does not answer
+)
+
+// find returns the route of a key and field, and how it was found. The error says
+// why there is no node. A caller that goes away does not end the look-up.
+func (t *table) find(ctx context.Context, key, field string) (*route, string, error) {
 	t.mu.Lock()
 	known := t.get(key, field)
 	use, refresh := t.trust(known)
-	if use && !refresh {
-		t.mu.Unlock()
-		return known, known.err
+	how := foundHit
+	if t.session == nil {
+		how = foundStale
 	}
-	l := t.fetch(key, field)
+	var l *lookup
+	if refresh {
+		l = t.fetch(key, field)
+	}
 	t.mu.Unlock()
 	if use {
-		return known, known.err
+		return known, how, known.err
 	}
-	return t.wait(ctx, l)
+	r, err := t.wait(ctx, l)
+	if r == known {
+		return r, foundStale, err // Redis did not answer
+	}
+	return r, foundMiss, err
 }
 
 // findAgain reads a route from Redis whatever is known of it.

@@ -126,7 +126,7 @@ func (t *table) connected() bool {
 
 // address finds a route and returns its node's address, or the error's text.
 func address(t *table, key, field string) string {
-	r, err := t.find(context.Background(), key, field)
+	r, _, err := t.find(context.Background(), key, field)
 	if err != nil {
 		return err.Error()
 	}
@@ -270,7 +270,7 @@ func TestACallerThatGoesAwayEndsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	gone := make(chan error, 1)
 	leave := func() {
-		_, err := table.find(ctx, "a", "1")
+		_, _, err := table.find(ctx, "a", "1")
 		gone <- err
 	}
 	go leave()
