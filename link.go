@@ -88,12 +88,16 @@ func (k *link) close() {
 	close(k.closing)
 }
 
-// ask takes a look-up, or says why it cannot.
-func (k *link) ask(l *lookup) error {
+// ask takes a look-up, or says why it cannot. One in the background has to leave
+// the places to those that somebody waits for.
+func (k *link) ask(l *lookup, background bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fault != nil {
 		return k.fault
+	}
+	if background && len(k.waiting) >= maxBatch {
+		return fmt.Errorf("%w: too many look-ups are waiting for one in the background", errRedisDown)
 	}
 	select {
 	case k.waiting <- l:

@@ -143,14 +143,15 @@ func (t *table) find(ctx context.Context, key, field string) (*route, string, er
 	if t.session == nil {
 		how = foundStale
 	}
-	var l *lookup
-	if refresh {
-		l = t.fetch(key, field)
-	}
-	t.mu.Unlock()
 	if use {
+		if refresh {
+			t.fetch(key, field, true)
+		}
+		t.mu.Unlock()
 		return known, how, known.err
 	}
+	l := t.fetch(key, field, false)
+	t.mu.Unlock()
 	r, err := t.wait(ctx, l)
 	if r == known {
 		return r, foundStale, err // Redis did not answer
@@ -161,7 +162,7 @@ func (t *table) find(ctx context.Context, key, field string) (*route, string, er
 // findAgain reads a route from Redis whatever is known of it.
 func (t *table) findAgain(ctx context.Context, key, field string) (*route, error) {
 	t.mu.Lock()
-	l := t.fetch(key, field)
+	l := t.fetch(key, field, false)
 	t.mu.Unlock()
 	return t.wait(ctx, l)
 }
@@ -234,13 +235,14 @@ func (t *table) outlives(r *route) bool {
 	return time.Since(vouched) < t.settings.staleTTL
 }
 
-// fetch joins the look-up that is under way, or starts one.
-func (t *table) fetch(key, field string) *lookup {
+// fetch joins the look-up that is under way, or starts one. One that nobody
+// waits for gives way to those that somebody does.
+func (t *table) fetch(key, field string, background bool) *lookup {
 	if l := t.fetching[key][field]; l != nil {
 		return l
 	}
 	l := &lookup{key: key, field: field, done: make(chan struct{})}
-	if err := t.link.ask(l); err != nil {
+	if err := t.link.ask(l, background); err != nil {
 		t.fail(l, err)
 		return l
 	}
@@ -350,12 +352,14 @@ func (t *table) changed(c *change) {
 		return
 	}
 	epoch := t.epoch.Load()
+	ahead := 0 // look-ups that nobody waits for yet
 	for _, key := range c.keys {
 		delete(t.fetching, key)
 		t.unknown.drop(key)
 		for _, r := range t.routes.keys[key] {
-			if r.epoch.Load() == epoch && time.Since(r.read) >= prefetchAfter {
-				t.fetch(key, r.field)
+			if ahead < maxBatch && r.epoch.Load() == epoch && time.Since(r.read) >= prefetchAfter {
+				t.fetch(key, r.field, true)
+				ahead++
 			}
 		}
 		t.routes.drop(key)

@@ -534,11 +534,18 @@ func TestLookupsDoNotPileUp(t *testing.T) {
 	}
 	k := newLink(settings, nil) // never started: nothing takes the look-ups away
 	for i := 0; i < maxWaiting; i++ {
-		if err := k.ask(&lookup{}); err != nil {
+		if err := k.ask(&lookup{}, false); err != nil {
 			t.Fatalf("look-up %d: %v", i, err)
 		}
+		if err := k.ask(&lookup{}, true); i+1 >= maxBatch && err == nil {
+			t.Fatalf("%d are waiting, and one in the background takes a place", i+1)
+		} else if i == 0 && err != nil {
+			t.Fatalf("in the background, with nobody waiting: %v", err)
+		} else if err == nil {
+			<-k.waiting
+		}
 	}
-	if err := k.ask(&lookup{}); !errors.Is(err, errRedisDown) {
+	if err := k.ask(&lookup{}, false); !errors.Is(err, errRedisDown) {
 		t.Errorf("one more: %v", err)
 	}
 }

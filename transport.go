@@ -50,7 +50,7 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, target
 		return nil, fmt.Errorf("serversTransport: %w", err)
 	}
 	open := func() closer {
-		return &forwarder{transport: transport, buffers: newBufferPool(), proxies: memo{max: maxProxies}}
+		return &forwarder{fence: fence, transport: transport, buffers: newBufferPool(), proxies: memo{max: maxProxies}}
 	}
 	return everything.join(ctx, "nodes "+string(settings), open).(*forwarder), nil
 }
@@ -65,6 +65,7 @@ func newTransport(config *dynamic.ServersTransport, dialer *net.Dialer) (*http.T
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // or it asks nodes for gzip where the client did not
 		ReadBufferSize:        64 * 1024,
 		WriteBufferSize:       64 * 1024,
 	}
