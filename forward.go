@@ -180,5 +180,6 @@ func (b *bufferPool) Get() []byte {
 
 // Put implements httputil.BufferPool.
 func (b *bufferPool) Put(buffer []byte) {
-	b.pool.Put(buffer) //nolint:staticcheck // SA6002: a pointer costs more, interpreted
+	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
+	b.pool.Put(buffer)
 }
