@@ -48,7 +48,7 @@ func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
 	if err != nil && isDialError(err) {
 		route, findErr := m.table.findAgain(r.Context(), h.route.key, h.route.field)
 		if findErr == nil && route.node.address != h.route.node.address {
-			h = m.hit(route)
+			h = m.newHit(route)
 			r.Header[nodeHeader] = h.header
 			shake, err = m.nodes.shake(r, h, m.passHostHeader)
 		}
