@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"reflect"
+	"sync"
 	"time"
 )
 
@@ -17,12 +18,37 @@ const relayBuffer = 1024
 // that it is done.
 const lastWords = 30 * time.Second
 
+// pair is a session's two connections.
+type pair struct {
+	client net.Conn
+	node   net.Conn
+}
+
+// sessions hands the pairs over to the goroutine that starts sessions. Yaegi: a
+// function's frame keeps its caller's alive, up to the one that began the
+// goroutine, so what a request starts by itself keeps all that the request knew.
+// This goroutine knows nothing but the pair.
+var (
+	sessions      = make(chan pair)
+	startSessions sync.Once
+)
+
 // relay starts a session: it copies between the two connections until both are
-// done or one of them breaks. It names nothing else, so that nothing of the
-// handshake stays alive for as long as the session does.
+// done or one of them breaks.
 func relay(client, node net.Conn) {
-	go pump(node, client)
-	go pump(client, node)
+	start := func() { go relayAll() }
+	startSessions.Do(start)
+	sessions <- pair{client: client, node: node}
+}
+
+// relayAll starts the sessions that are handed over.
+func relayAll() {
+	defer recovered("starting sessions")
+	for {
+		p := <-sessions
+		go pump(p.node, p.client)
+		go pump(p.client, p.node)
+	}
 }
 
 // pump copies one direction. When src is done, dst is told so and has a while to
