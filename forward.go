@@ -169,20 +169,23 @@ func isDialError(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// webSocketNames are the header names of a handshake as RFC 6455 spells them,
-// where that is not Go's spelling. Some servers compare them with case.
-var webSocketNames = []string{
-	"Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol",
-	"Sec-WebSocket-Extensions", "Sec-WebSocket-Accept",
+// webSocketNames are the header names of a handshake as Go spells them, and as
+// RFC 6455 does. Some servers compare them with case.
+var webSocketNames = [][2]string{
+	{"Sec-Websocket-Key", "Sec-WebSocket-Key"},
+	{"Sec-Websocket-Version", "Sec-WebSocket-Version"},
+	{"Sec-Websocket-Protocol", "Sec-WebSocket-Protocol"},
+	{"Sec-Websocket-Extensions", "Sec-WebSocket-Extensions"},
+	{"Sec-Websocket-Accept", "Sec-WebSocket-Accept"},
 }
 
 // spellWebSocket gives the headers of a handshake their RFC spelling, as
 // Traefik's own proxy does.
 func spellWebSocket(header http.Header) {
-	for _, name := range webSocketNames {
-		if values := header.Values(name); len(values) > 0 {
-			header.Del(name)
-			header[name] = values
+	for _, names := range webSocketNames {
+		if values := header[names[0]]; values != nil {
+			delete(header, names[0])
+			header[names[1]] = values
 		}
 	}
 }

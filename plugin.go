@@ -185,13 +185,17 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	known, ok := m.hits.values.Load(r.URL.RawQuery)
-	if !ok || r.ContentLength != 0 || r.Header["Upgrade"] != nil {
+	if !ok {
 		m.serve(w, r)
 		return
 	}
 	h := known.(*hit)
 	if h.route.epoch.Load() != m.table.epoch.Load() {
 		m.serve(w, r)
+		return
+	}
+	if r.ContentLength != 0 || r.Header["Upgrade"] != nil {
+		m.forward(w, r, h)
 		return
 	}
 	r.Header[nodeHeader] = h.header
