@@ -121,7 +121,7 @@ func testTable(t *testing.T, endpoint string, change func(c *Config)) *table {
 func (t *table) connected() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.session != nil
+	return t.source.whole()
 }
 
 // address finds a route and returns its node's address, or the error's text.
@@ -459,9 +459,7 @@ func TestPushIsNotTrustedAcrossServers(t *testing.T) {
 	}
 	redis.handle("INFO", other)
 	table := testTable(t, redis.addr, nil)
-	table.mu.Lock()
-	defer table.mu.Unlock()
-	if table.session.push != nil {
+	if table.source.session(0).push != nil {
 		t.Error("news of one server are expected from another")
 	}
 	if n := redis.count("SUBSCRIBE"); n != 0 {
@@ -532,7 +530,7 @@ func TestLookupsDoNotPileUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := newLink(settings, nil) // never started: nothing takes the look-ups away
+	k := newLink(settings, settings.endpoints[0], nil) // never started: nothing takes the look-ups away
 	for i := 0; i < maxWaiting; i++ {
 		if err := k.ask(&lookup{}); err != nil {
 			t.Fatalf("look-up %d: %v", i, err)
