@@ -30,7 +30,7 @@ var errPanic = errors.New("panic")
 type answer struct {
 	cause      error
 	status     int
-	noRoute    bool // errorStatus replaces the status
+	noRoute    bool // errorStatus replaces the status, and fallback hands the request on
 	retryAfter int  // seconds; 0: no such header
 	look       string
 }
@@ -50,13 +50,22 @@ var answers = []answer{
 // wait for the answer. It is seen in access logs alone.
 const statusClientGone = 499
 
-// refuse answers a request that is not forwarded and logs why.
+// refuse answers a request that is not forwarded, or lets it fall back, and logs
+// why. What falls back while gateways change over is no failure.
 func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, key, field string, err error) {
 	if errors.Is(err, context.Canceled) {
 		w.WriteHeader(statusClientGone)
 		return
 	}
 	row := answerTo(err)
+	if m.fallback && row.noRoute {
+		if row.cause == errRedisDown {
+			logFailure(row.cause, "%s: %s (key %q, field %q, falls back)", m.name, err.Error(), key, field)
+		}
+		r.Header.Set(errorHeader, row.cause.Error())
+		m.next.ServeHTTP(w, r)
+		return
+	}
 	logFailure(row.cause, "%s: %s (key %q, field %q, client %s)", m.name, err.Error(), key, field, r.RemoteAddr)
 	status := row.status
 	if row.noRoute && m.errorStatus != 0 {

@@ -93,7 +93,7 @@ func (c *cluster) close() {
 }
 
 // ask implements source.
-func (c *cluster) ask(l *lookup) error {
+func (c *cluster) ask(l *lookup, background bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.slots == nil {
@@ -110,7 +110,7 @@ func (c *cluster) ask(l *lookup) error {
 	if m == nil {
 		return fmt.Errorf("%w: no master of the Cluster holds slot %d: look at CLUSTER SLOTS on a node of redis.endpoints", errRedisDown, l.slot)
 	}
-	err := m.link.ask(l)
+	err := m.link.ask(l, background)
 	return err
 }
 
@@ -204,7 +204,7 @@ func (c *cluster) follow(l *lookup, s *session, to *redisc.RedirError) error {
 	if !l.asking {
 		c.turned()
 	}
-	err = m.link.ask(l)
+	err = m.link.ask(l, false)
 	return err
 }
 
@@ -335,7 +335,7 @@ func (c *cluster) learn(slots []slotRange) {
 		c.owner.turned()
 	}
 	for _, l := range pending {
-		if err := c.ask(l); err != nil {
+		if err := c.ask(l, false); err != nil {
 			c.owner.landed(l, nil, "", err)
 		}
 	}

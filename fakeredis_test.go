@@ -197,17 +197,6 @@ func (r *fakeRedis) commands() []string {
 	return log
 }
 
-// open lists the clients' addresses of the open connections.
-func (r *fakeRedis) open() []string {
-	r.mu.Lock()
-	addrs := make([]string, 0, len(r.conns))
-	for addr := range r.conns {
-		addrs = append(addrs, addr)
-	}
-	r.mu.Unlock()
-	return addrs
-}
-
 // awaitCount returns once the command name has arrived n times in all.
 func (r *fakeRedis) awaitCount(name string, n int) {
 	r.tb.Helper()

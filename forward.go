@@ -18,7 +18,8 @@ const maxProxies = 100000
 // it is compiled: one httputil.ReverseProxy for each address, made by the
 // standard library with a rewriting function of its own.
 type forwarder struct {
-	transport *http.Transport
+	fence     *fence
+	transport *http.Transport // dials through the fence
 	buffers   httputil.BufferPool
 	proxies   memo // address -> *httputil.ReverseProxy
 }
@@ -36,6 +37,11 @@ type attemptKey struct{}
 
 // forward sends the request to the node of the hit.
 func (m *middleware) forward(w http.ResponseWriter, r *http.Request, h *hit) {
+	r.Header[nodeHeader] = h.header
+	if isUpgrade(r) {
+		m.upgrade(w, r, h)
+		return
+	}
 	if r.ContentLength != 0 {
 		r.Body = io.NopCloser(r.Body) // the transport closes it when a dial fails
 	}
@@ -44,15 +50,11 @@ func (m *middleware) forward(w http.ResponseWriter, r *http.Request, h *hit) {
 
 // try makes an attempt.
 func (m *middleware) try(w http.ResponseWriter, a *attempt) {
-	a.r.Header[nodeHeader] = a.hit.header
 	r := a.r.WithContext(context.WithValue(a.r.Context(), attemptKey{}, a))
 	r.Header = a.r.Header.Clone() // the original is what Traefik's access log reads
 	r.Header.Del(nodeHeader)
 	if !m.passHostHeader {
 		r.Host = a.hit.route.node.url.Host
-	}
-	if r.Header.Get("Upgrade") != "" {
-		spellWebSocket(r.Header)
 	}
 	defer endAborted(w)
 	a.hit.proxy.ServeHTTP(w, r)
@@ -68,14 +70,19 @@ func endAborted(w http.ResponseWriter) {
 	if reason == nil {
 		return
 	}
-	if reason == http.ErrAbortHandler {
-		conn, _, err := http.NewResponseController(w).Hijack()
-		if err == nil {
-			conn.Close()
-			return
-		}
+	if reason != http.ErrAbortHandler || !endConnection(w) {
+		panic(reason)
 	}
-	panic(reason)
+}
+
+// endConnection ends the client's connection. False: it cannot.
+func endConnection(w http.ResponseWriter) bool {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // nodeFailed answers a request that the node did not. Where the node could not
@@ -87,7 +94,9 @@ func nodeFailed(w http.ResponseWriter, r *http.Request, err error) {
 	if isDialError(err) && !a.again {
 		route, findErr := m.table.findAgain(a.r.Context(), a.hit.route.key, a.hit.route.field)
 		if findErr == nil && route.node.address != a.hit.route.node.address {
-			m.try(w, &attempt{hit: m.hit(route), r: a.r, again: true})
+			h := m.hit(route)
+			a.r.Header[nodeHeader] = h.header
+			m.try(w, &attempt{hit: h, r: a.r, again: true})
 			return
 		}
 	}
@@ -114,9 +123,9 @@ func (f *forwarder) close() {
 
 // nodeError tells what the transport's error says of the node: that it is down,
 // or, once it took the connection, that it did not answer in time. A client that
-// went away says nothing of the node.
+// went away says nothing of the node, and the fence has its own words.
 func nodeError(err error, node *target) error {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errBadTarget) {
 		return err
 	}
 	cause := errNodeDown
@@ -171,5 +180,6 @@ func (b *bufferPool) Get() []byte {
 
 // Put implements httputil.BufferPool.
 func (b *bufferPool) Put(buffer []byte) {
-	b.pool.Put(buffer) //nolint:staticcheck // SA6002: a pointer costs more, interpreted
+	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
+	b.pool.Put(buffer)
 }

@@ -36,8 +36,9 @@ const pingEvery = time.Second
 type source interface {
 	start()
 	close()
-	// ask takes a look-up, or says why it cannot.
-	ask(l *lookup) error
+	// ask takes a look-up, or says why it cannot. One in the background has to
+	// leave the places to those that somebody waits for.
+	ask(l *lookup, background bool) error
 	// session returns the session of the server that holds a slot, or nil if
 	// that does not answer.
 	session(slot int) *session
@@ -66,6 +67,7 @@ type lookup struct {
 
 	done  chan struct{} // closed when the rest is there
 	route *route
+	stale bool  // Redis did not answer: the route is from before
 	err   error // wraps errRedisDown
 }
 
@@ -163,11 +165,14 @@ func (k *link) renew(why error) {
 }
 
 // ask implements source.
-func (k *link) ask(l *lookup) error {
+func (k *link) ask(l *lookup, background bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fault != nil {
 		return k.fault
+	}
+	if background && len(k.waiting) >= maxBatch {
+		return fmt.Errorf("%w: too many look-ups are waiting for one in the background", errRedisDown)
 	}
 	select {
 	case k.waiting <- l:

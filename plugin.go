@@ -35,9 +35,15 @@ type Config struct {
 	Redis RedisConfig `json:"redis,omitempty"`
 	// Cache says what is kept of Redis in memory, and for how long.
 	Cache CacheConfig `json:"cache,omitempty"`
+	// Targets says which addresses may be forwarded to.
+	Targets TargetsConfig `json:"targets,omitempty"`
 	// PassHostHeader passes the client's Host on to the node, as in Traefik.
 	// Default true; false: Host is the node's address.
 	PassHostHeader bool `json:"passHostHeader"`
+	// Fallback hands a request for which there is no route (bad-request,
+	// unknown-node, redis-down) to the router's own service, with the reason
+	// word in the request header X-Dynamicforward-Error. Default false.
+	Fallback bool `json:"fallback,omitempty"`
 	// ErrorStatus replaces the status of the answers that mean that there is
 	// no route (bad-request, unknown-node, redis-down). Default 0: the status
 	// tells the cause.
@@ -46,6 +52,10 @@ type Config struct {
 	// own names, meaning and defaults, but for forwardingTimeouts.dialTimeout
 	// (2s) and forwardingTimeouts.responseHeaderTimeout (60s).
 	ServersTransport *dynamic.ServersTransport `json:"serversTransport,omitempty"`
+	// DebugHeaders adds X-Dynamicforward-Node, the node's address, and
+	// X-Dynamicforward-Cache (hit, miss, or stale: Redis does not answer) to the
+	// response. Default false: clients do not learn addresses.
+	DebugHeaders bool `json:"debugHeaders,omitempty"`
 }
 
 // RedisConfig says how to reach Redis. The names are those of Traefik's own
@@ -136,11 +146,14 @@ func CreateConfig() *Config {
 // middleware is one router's use of the plugin.
 type middleware struct {
 	name           string
+	next           http.Handler
 	rule           *rule      // request -> key and field
 	table          *table     // key and field -> node
 	nodes          *forwarder // node -> answer
 	passHostHeader bool
 	errorStatus    int
+	fallback       bool
+	debugHeaders   bool
 	hits           memo // query string -> *hit
 }
 
@@ -148,15 +161,15 @@ type middleware struct {
 // not wait for Redis: one that is not there yet is no reason for a router to be
 // missing. Traefik calls New for every router at every reload, and ends ctx at
 // the next one. The error names the option that is wrong and says what to do.
-func New(ctx context.Context, _ http.Handler, config *Config, name string) (http.Handler, error) {
-	m, err := newMiddleware(ctx, config, name)
+func New(ctx context.Context, next http.Handler, config *Config, name string) (http.Handler, error) {
+	m, err := newMiddleware(ctx, next, config, name)
 	if err != nil {
 		return nil, fmt.Errorf("dynamicforward %s: %w", name, err)
 	}
 	return m, nil
 }
 
-func newMiddleware(ctx context.Context, config *Config, name string) (*middleware, error) {
+func newMiddleware(ctx context.Context, next http.Handler, config *Config, name string) (*middleware, error) {
 	rule, err := newRule(config)
 	if err != nil {
 		return nil, err
@@ -172,17 +185,20 @@ func newMiddleware(ctx context.Context, config *Config, name string) (*middlewar
 	if config.ErrorStatus != 0 && (config.ErrorStatus < 400 || config.ErrorStatus > 599) {
 		return nil, fmt.Errorf("errorStatus: %d is no error status: use 400 to 599, or 0 for one that tells the cause", config.ErrorStatus)
 	}
-	nodes, err := joinForwarder(ctx, config.ServersTransport)
+	nodes, err := joinForwarder(ctx, config.ServersTransport, &config.Targets)
 	if err != nil {
 		return nil, err
 	}
 	return &middleware{
 		name:           name,
+		next:           next,
 		rule:           rule,
 		table:          joinTable(ctx, redis, cache),
 		nodes:          nodes,
 		passHostHeader: config.PassHostHeader,
 		errorStatus:    config.ErrorStatus,
+		fallback:       config.Fallback,
+		debugHeaders:   config.DebugHeaders,
 		hits:           memo{max: int64(config.Cache.MaxEntries)},
 	}, nil
 }
@@ -211,16 +227,26 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
 		m.refuse(w, r, key, field, err)
 		return
 	}
-	route, err := m.table.find(r.Context(), key, field)
+	route, how, err := m.table.find(r.Context(), key, field)
 	if err != nil {
 		m.refuse(w, r, key, field, err)
 		return
 	}
+	if m.debugHeaders {
+		w.Header().Set(nodeHeader, route.node.address)
+		w.Header().Set(cacheHeader, how)
+	}
+	m.forward(w, r, m.remember(r, route))
+}
+
+// remember makes the hit of a request's route and, where the query string alone
+// decides on it, keeps it for the next request with the same.
+func (m *middleware) remember(r *http.Request, route *route) *hit {
 	h := m.hit(route)
-	if len(r.URL.RawQuery) <= maxHitQuery {
+	if m.rule.queryOnly && !m.debugHeaders && len(r.URL.RawQuery) <= maxHitQuery {
 		m.hits.put(r.URL.RawQuery, h)
 	}
-	m.forward(w, r, h)
+	return h
 }
 
 // maxHitQuery is the longest query string that is remembered, in bytes.
@@ -243,8 +269,12 @@ func (m *middleware) hit(r *route) *hit {
 // headerPrefix begins the names of the headers that are the plugin's own.
 const headerPrefix = "X-Dynamicforward-"
 
-// nodeHeader carries the chosen address, for Traefik's access log and metrics.
-const nodeHeader = headerPrefix + "Node"
+// The plugin's headers.
+const (
+	nodeHeader  = headerPrefix + "Node"  // the chosen address, for Traefik's access log and metrics
+	errorHeader = headerPrefix + "Error" // on a request that falls back: the reason word
+	cacheHeader = headerPrefix + "Cache" // on a response, with debugHeaders
+)
 
 // dropForged removes what a client may not say in the plugin's name.
 func dropForged(header http.Header) {

@@ -209,6 +209,80 @@ func TestClientsCannotSpeakInThePluginsName(t *testing.T) {
 	}
 }
 
+func TestWhatHasNoRouteFallsBack(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "first"))
+	redis.hset("game-server_dev_node_text", "1", "no address at all")
+	old := func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "old gateway: "+r.Header.Get(errorHeader)+" "+r.Header.Get(nodeHeader))
+	}
+	for _, c := range []struct{ query, endpoint, want string }{
+		{"?nodeName=wgamed&threadId=1&platform=dev", redis.addr, "first"},
+		{"?nodeName=nobody&threadId=1&platform=dev", redis.addr, "old gateway: unknown-node "},
+		{"?nodeName=nobody", redis.addr, "old gateway: bad-request "},
+		{"?nodeName=wgamed&threadId=1&platform=dev", refused(t), "old gateway: redis-down "},
+		{"?nodeName=text&threadId=1&platform=dev", redis.addr, "bad-target: the node's entry in Redis cannot be used\n"},
+	} {
+		config := testConfig(c.endpoint)
+		config.Fallback = true
+		ctx, cancel := context.WithCancel(context.Background())
+		handler, err := New(ctx, http.HandlerFunc(old), config, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		gateway := httptest.NewServer(handler)
+		if _, body := get(t, gateway.URL+"/ws"+c.query); body != c.want {
+			t.Errorf("%s: got %q, want %q", c.query, body, c.want)
+		}
+		gateway.Close()
+		cancel()
+	}
+}
+
+func TestDebugHeadersShowTheNodeAndHowItWasFound(t *testing.T) {
+	redis := newPushingRedis(t)
+	node := testNode(t, "first")
+	redis.hset("game-server_dev_node_wgamed", "1", node)
+	config := testConfig(redis.addr)
+	config.DebugHeaders = true
+	gateway := testGateway(t, config)
+	for _, want := range []string{"miss", "hit", "hit"} {
+		response, _ := get(t, gateway+wgamed)
+		if got := response.Header.Get(nodeHeader) + " " + response.Header.Get(cacheHeader); got != node+" "+want {
+			t.Errorf("got %s, want %s", got, node+" "+want)
+		}
+	}
+	redis.stop()
+	waitFor(t, "stale", func() bool {
+		response, _ := get(t, gateway+wgamed)
+		return response.Header.Get(cacheHeader) == "stale"
+	})
+	config.DebugHeaders = false
+	response, _ := get(t, testGateway(t, config)+wgamed)
+	if got := response.Header.Get(nodeHeader) + response.Header.Get(cacheHeader); got != "" {
+		t.Errorf("without debugHeaders: %s", got)
+	}
+}
+
+func TestForbiddenTargetsAreRefusedAtTheDial(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "first"))
+	redis.hset("game-server_dev_node_meta", "1", "169.254.169.254:80")
+	config := testConfig(redis.addr)
+	want := "bad-target: the node's entry in Redis cannot be used\n"
+	if response, body := get(t, testGateway(t, config)+"/ws?nodeName=meta&threadId=1&platform=dev"); response.StatusCode != 502 || body != want {
+		t.Errorf("metadata: got %s %q", response.Status, body)
+	}
+	config.Targets.Allow = []string{"10.0.0.0/8"}
+	if response, body := get(t, testGateway(t, config)+wgamed); response.StatusCode != 502 || body != want {
+		t.Errorf("outside targets.allow: got %s %q", response.Status, body)
+	}
+	config.Targets.Allow = []string{"10.0.0.0/8", "127.0.0.1"}
+	if response, body := get(t, testGateway(t, config)+wgamed); response.StatusCode != 200 || body != "first" {
+		t.Errorf("within targets.allow: got %s %q", response.Status, body)
+	}
+}
+
 func TestBadOptionsAreNamed(t *testing.T) {
 	for _, c := range []struct {
 		set  func(c *Config)
@@ -228,11 +302,18 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{func(c *Config) { c.Cache.NegativeTTL = "x" }, `cache.negativeTTL: "x" is no duration`},
 		{func(c *Config) { c.Cache.StaleTTL = "x" }, `cache.staleTTL: "x" is no duration`},
 		{func(c *Config) { c.Key = "" }, "key: must not be empty"},
-		{func(c *Config) { c.Key = "{nodeName" }, `key: "{nodeName" has a { without a } after it`},
-		{func(c *Config) { c.Key = "a}b" }, `key: "a}b" has a } without a { before it`},
-		{func(c *Config) { c.Key = "{}" }, `key: "{}" has an unknown placeholder {}`},
-		{func(c *Config) { c.Field = "{query.x}" }, `field: "{query.x}" has an unknown placeholder {query.x}`},
-		{func(c *Config) { c.Project = "" }, "project: must not be empty"},
+		{func(c *Config) { c.Key = "a_{nodeName" }, `key: "a_{nodeName" has a { without a } after it, at character 3`},
+		{func(c *Config) { c.Key = "{x}a}b" }, `key: "{x}a}b" has a } without a { before it, at character 5`},
+		{func(c *Config) { c.Key = "a{}" }, `key: "a{}" has {} at character 2: unknown placeholder: use {project}, {host}`},
+		{func(c *Config) { c.Key = "{node name}" }, `key: "{node name}" has {node name} at character 1: unknown placeholder`},
+		{func(c *Config) { c.Field = "{body.x}" }, `field: "{body.x}" has {body.x} at character 1: unknown placeholder`},
+		{func(c *Config) { c.Field = "{query.}" }, `field: "{query.}" has {query.} at character 1: unknown placeholder`},
+		{func(c *Config) { c.Field = "{path.0}" }, `field: "{path.0}" has {path.0} at character 1: path segments are numbered from 1`},
+		{func(c *Config) { c.Field = "{header.host}" }, `field: "{header.host}" has {header.host} at character 1: use {host}`},
+		{func(c *Config) { c.Key = "a\nb" }, `key: "a\nb" has a control character`},
+		{func(c *Config) { c.Project = "" }, `key: "{project}_{platform}_node_{nodeName}" has {project} at character 1: the option project must be`},
+		{func(c *Config) { c.Targets.Allow = []string{"10.0.0.0/33"} }, `targets.allow: "10.0.0.0/33" cannot be read: use a network`},
+		{func(c *Config) { c.Targets.Allow = []string{"10.0.0.0/8:0"} }, `targets.allow: "10.0.0.0/8:0" has no port or range of ports within 1 to 65535`},
 		{func(c *Config) { c.ErrorStatus = 200 }, "errorStatus: 200 is no error status"},
 		{func(c *Config) { c.ErrorStatus = 600 }, "errorStatus: 600 is no error status"},
 		{func(c *Config) {

@@ -132,28 +132,43 @@ func (t *table) close() {
 	t.source.close()
 }
 
-// find returns the route of a key and field. Its node is nil where err says why
-// there is none. A caller that goes away does not end the look-up.
-func (t *table) find(ctx context.Context, key, field string) (*route, error) {
+// How a route was found.
+const (
+	foundHit   = "hit"   // in the table
+	foundMiss  = "miss"  // in Redis
+	foundStale = "stale" // in the table, and Redis does not answer
+)
+
+// find returns the route of a key and field, and how it was found. The error says
+// why there is no node. A caller that goes away does not end the look-up.
+func (t *table) find(ctx context.Context, key, field string) (*route, string, error) {
 	t.mu.Lock()
 	known := t.get(key, field)
 	use, refresh := t.trust(known)
-	if use && !refresh {
-		t.mu.Unlock()
-		return known, known.err
-	}
-	l := t.fetch(key, field)
-	t.mu.Unlock()
 	if use {
-		return known, known.err
+		how := foundHit
+		if t.source.session(known.slot) == nil {
+			how = foundStale
+		}
+		if refresh {
+			t.fetch(key, field, true)
+		}
+		t.mu.Unlock()
+		return known, how, known.err
 	}
-	return t.wait(ctx, l)
+	l := t.fetch(key, field, false)
+	t.mu.Unlock()
+	r, err := t.wait(ctx, l)
+	if r != nil && l.stale {
+		return r, foundStale, err
+	}
+	return r, foundMiss, err
 }
 
 // findAgain reads a route from Redis whatever is known of it.
 func (t *table) findAgain(ctx context.Context, key, field string) (*route, error) {
 	t.mu.Lock()
-	l := t.fetch(key, field)
+	l := t.fetch(key, field, false)
 	t.mu.Unlock()
 	return t.wait(ctx, l)
 }
@@ -230,8 +245,9 @@ func (t *table) outlives(r *route) bool {
 	return time.Since(vouched) < t.settings.staleTTL
 }
 
-// fetch joins the look-up that is under way, or starts one.
-func (t *table) fetch(key, field string) *lookup {
+// fetch joins the look-up that is under way, or starts one. One that nobody
+// waits for gives way to those that somebody does.
+func (t *table) fetch(key, field string, background bool) *lookup {
 	if l := t.fetching[key][field]; l != nil {
 		return l
 	}
@@ -239,7 +255,7 @@ func (t *table) fetch(key, field string) *lookup {
 	if t.clustered {
 		l.slot = redisc.Slot(key)
 	}
-	if err := t.source.ask(l); err != nil {
+	if err := t.source.ask(l, background); err != nil {
 		t.fail(l, err)
 		return l
 	}
@@ -257,6 +273,7 @@ func (t *table) fetch(key, field string) *lookup {
 func (t *table) fail(l *lookup, err error) {
 	if known := t.get(l.key, l.field); known != nil && t.outlives(known) {
 		l.route = known
+		l.stale = true
 	} else {
 		l.err = err
 	}
@@ -340,12 +357,14 @@ func (t *table) changed(s *session, c *change) {
 		return
 	}
 	epoch := t.epoch.Load()
+	ahead := 0 // look-ups that nobody waits for yet
 	for _, key := range c.keys {
 		delete(t.fetching, key)
 		t.unknown.drop(key)
 		for _, r := range t.routes.keys[key] {
-			if r.epoch.Load() == epoch && time.Since(r.read) >= prefetchAfter {
-				t.fetch(key, r.field)
+			if ahead < maxBatch && r.epoch.Load() == epoch && time.Since(r.read) >= prefetchAfter {
+				t.fetch(key, r.field, true)
+				ahead++
 			}
 		}
 		t.routes.drop(key)

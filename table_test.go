@@ -126,7 +126,7 @@ func (t *table) connected() bool {
 
 // address finds a route and returns its node's address, or the error's text.
 func address(t *table, key, field string) string {
-	r, err := t.find(context.Background(), key, field)
+	r, _, err := t.find(context.Background(), key, field)
 	if err != nil {
 		return err.Error()
 	}
@@ -270,7 +270,7 @@ func TestACallerThatGoesAwayEndsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	gone := make(chan error, 1)
 	leave := func() {
-		_, err := table.find(ctx, "a", "1")
+		_, _, err := table.find(ctx, "a", "1")
 		gone <- err
 	}
 	go leave()
@@ -532,11 +532,18 @@ func TestLookupsDoNotPileUp(t *testing.T) {
 	}
 	k := newLink(settings, settings.endpoints[0], nil) // never started: nothing takes the look-ups away
 	for i := 0; i < maxWaiting; i++ {
-		if err := k.ask(&lookup{}); err != nil {
+		if err := k.ask(&lookup{}, false); err != nil {
 			t.Fatalf("look-up %d: %v", i, err)
 		}
+		if err := k.ask(&lookup{}, true); i+1 >= maxBatch && err == nil {
+			t.Fatalf("%d are waiting, and one in the background takes a place", i+1)
+		} else if i == 0 && err != nil {
+			t.Fatalf("in the background, with nobody waiting: %v", err)
+		} else if err == nil {
+			<-k.waiting
+		}
 	}
-	if err := k.ask(&lookup{}); !errors.Is(err, errRedisDown) {
+	if err := k.ask(&lookup{}, false); !errors.Is(err, errRedisDown) {
 		t.Errorf("one more: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // target is a node's address, read from Redis.
@@ -50,7 +51,7 @@ func checkTarget(u *url.URL, bare bool) error {
 	if u.Hostname() == "" {
 		return errors.New("has no host")
 	}
-	if strings.ContainsAny(u.Hostname(), " %,;\"'<>\\") {
+	if strings.ContainsAny(u.Hostname(), " %,;\"'<>\\") || !utf8.ValidString(u.Host) {
 		return errors.New("has a host that is no name and no address")
 	}
 	if bare && (u.Path != "" || u.User != nil) || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {

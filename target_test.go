@@ -38,7 +38,7 @@ func TestAddressesThatCannotBeRead(t *testing.T) {
 		"::1:80", "[::1]", "a b:80", "a:80/x", "a:80?x", "u@a:80", "a:80#f", "a,b:80", "a%b:80", "1:2:3",
 		"ftp://a:80", "unix:///tmp/x", "http://", "http://:80", "http://u:p@a:80", "http://a:80?x=1", "http://a/#f",
 		"http://a:b", "http://a:0", "http://a:", "://a:80", "Null", "nil", "a:80\x00", "127.0.0.1:80 127.0.0.1:81",
-		"<script>:80", "[fe80::1%25eth0]:80", "http://a:80?",
+		"<script>:80", "\xff\xfe:80", "[fe80::1%25eth0]:80", "http://a:80?",
 	} {
 		if node, err := parseTarget(value); !errors.Is(err, errBadTarget) || node != nil {
 			t.Errorf("%q: got %v, %v", value, node, err)

@@ -3,8 +3,10 @@ package dynamicforward
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -15,9 +17,10 @@ const maxValue = 256
 
 // rule makes the Redis key and field of a request.
 type rule struct {
-	key   *template
-	field *template // no parts: the key is a string
-	names string    // the parameters, for people: "platform, nodeName, threadId"
+	key       *template
+	field     *template // no parts: the key is a string
+	queryOnly bool      // nothing but the query string counts
+	names     string    // what is taken from the request, for people: "platform, nodeName"
 }
 
 // newRule parses and checks the templates of a configuration.
@@ -33,24 +36,30 @@ func newRule(config *Config) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
+	u := &rule{key: key, field: field, queryOnly: true}
 	var names []string
-	for _, part := range append(append([]part{}, key.parts...), field.parts...) {
-		if part.name != "" {
-			names = append(names, part.name)
+	for _, p := range append(append([]part{}, key.parts...), field.parts...) {
+		if p.source == fromTemplate {
+			continue
+		}
+		names = append(names, p.shown)
+		if p.source != fromQuery {
+			u.queryOnly = false
 		}
 	}
-	return &rule{key: key, field: field, names: strings.Join(names, ", ")}, nil
+	u.names = strings.Join(names, ", ")
+	return u, nil
 }
 
 // apply returns the key and the field that the request asks for. The error is
-// errBadRequest with the parameter to blame.
+// errBadRequest with the value to blame.
 func (u *rule) apply(r *http.Request) (string, string, error) {
 	query := r.URL.Query()
-	key, err := u.key.expand(query)
+	key, err := u.key.expand(r, query)
 	if err != nil {
 		return "", "", err
 	}
-	field, err := u.field.expand(query)
+	field, err := u.field.expand(r, query)
 	if err != nil {
 		return key, "", err
 	}
@@ -62,66 +71,164 @@ type template struct {
 	parts []part
 }
 
-// part is a literal or, when it has a name, a placeholder for the query
-// parameter of that name.
+// Where a part of a template comes from.
+const (
+	fromTemplate = iota // the template itself
+	fromQuery           // {name}, {query.name}
+	fromHeader          // {header.Name}
+	fromCookie          // {cookie.name}
+	fromHost            // {host}
+	fromPath            // {path.N}
+)
+
+// part is a piece of a template.
 type part struct {
-	literal string
-	name    string
+	source int
+	text   string // the literal, or the name of the value
+	index  int    // fromPath: which segment, from 1
+	shown  string // the value's name, for people
 }
 
-// parseTemplate reads the template of an option. {name} is the query parameter
-// name, {project} is project.
+// parseTemplate reads the template of an option. {project} is project; every
+// other placeholder is a value of the request.
 func parseTemplate(option, text, project string) (*template, error) {
 	t := &template{}
 	rest := text
 	for rest != "" {
 		literal, after, found := strings.Cut(rest, "{")
-		if strings.Contains(literal, "}") {
-			return nil, fmt.Errorf("%s: %q has a } without a { before it", option, text)
+		at := len(text) - len(rest) + 1
+		if i := strings.Index(literal, "}"); i >= 0 {
+			return nil, fmt.Errorf("%s: %q has a } without a { before it, at character %d", option, text, at+i)
+		}
+		if strings.IndexFunc(literal, unicode.IsControl) >= 0 || !utf8.ValidString(literal) {
+			return nil, fmt.Errorf("%s: %q has a control character or is not valid UTF-8", option, text)
 		}
 		if literal != "" {
-			t.parts = append(t.parts, part{literal: literal})
+			t.parts = append(t.parts, part{text: literal})
 		}
 		if !found {
 			break
 		}
+		at += len(literal)
 		name, next, closed := strings.Cut(after, "}")
 		if !closed {
-			return nil, fmt.Errorf("%s: %q has a { without a } after it, at %q", option, text, "{"+after)
+			return nil, fmt.Errorf("%s: %q has a { without a } after it, at character %d", option, text, at)
 		}
-		switch {
-		case name == "project" && project == "":
-			return nil, fmt.Errorf("project: must not be empty: %s %q uses {project}", option, text)
-		case name == "project":
-			t.parts = append(t.parts, part{literal: project})
-		case name == "" || strings.ContainsAny(name, ".{ \t"):
-			return nil, fmt.Errorf("%s: %q has an unknown placeholder {%s}: use {project} or the name of a query parameter, such as {nodeName}", option, text, name)
-		default:
-			t.parts = append(t.parts, part{name: name})
+		p, err := parsePlaceholder(name, project)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %q has {%s} at character %d: %w", option, text, name, at, err)
 		}
+		t.parts = append(t.parts, p)
 		rest = next
 	}
 	return t, nil
 }
 
-// expand fills the template in. Of a repeated parameter the first counts.
-func (t *template) expand(query url.Values) (string, error) {
+// errPlaceholder is what there is to say of a placeholder that means nothing.
+var errPlaceholder = errors.New("unknown placeholder: use {project}, {host}, {path.N}, {header.Name}, {cookie.name}, or the name of a query parameter as {name} or {query.name}")
+
+// parsePlaceholder reads what stands between { and }.
+func parsePlaceholder(placeholder, project string) (part, error) {
+	source, name, dotted := strings.Cut(placeholder, ".")
+	if placeholder == "" || strings.ContainsAny(placeholder, "{ \t\r\n") || dotted && name == "" {
+		return part{}, errPlaceholder
+	}
+	switch {
+	case placeholder == "project" && (project == "" || faultOf(project) != ""):
+		return part{}, errors.New("the option project must be 1 to 256 bytes of UTF-8 without control characters")
+	case placeholder == "project":
+		return part{text: project}, nil
+	case placeholder == "host":
+		return part{source: fromHost, shown: "the host"}, nil
+	case !dotted:
+		return part{source: fromQuery, text: placeholder, shown: placeholder}, nil
+	case source == "query":
+		return part{source: fromQuery, text: name, shown: name}, nil
+	case source == "header" && http.CanonicalHeaderKey(name) == "Host":
+		return part{}, errors.New("use {host}")
+	case source == "header":
+		return part{source: fromHeader, text: http.CanonicalHeaderKey(name), shown: "header " + name}, nil
+	case source == "cookie":
+		return part{source: fromCookie, text: name, shown: "cookie " + name}, nil
+	case source == "path":
+		index, err := strconv.Atoi(name)
+		if err != nil || index < 1 {
+			return part{}, errors.New("path segments are numbered from 1: use {path.1}")
+		}
+		return part{source: fromPath, index: index, shown: "path segment " + name}, nil
+	}
+	return part{}, errPlaceholder
+}
+
+// expand fills the template in.
+func (t *template) expand(r *http.Request, query url.Values) (string, error) {
 	var b strings.Builder
-	for _, p := range t.parts {
-		if p.name == "" {
-			b.WriteString(p.literal)
+	for i := range t.parts {
+		p := &t.parts[i]
+		if p.source == fromTemplate {
+			b.WriteString(p.text)
 			continue
 		}
-		value := query.Get(p.name)
+		value := p.value(r, query)
 		if value == "" {
-			return "", fmt.Errorf("%w: parameter %s is missing", errBadRequest, p.name)
+			return "", fmt.Errorf("%w: %s is missing", errBadRequest, p.blame())
 		}
 		if fault := faultOf(value); fault != "" {
-			return "", fmt.Errorf("%w: parameter %s %s", errBadRequest, p.name, fault)
+			return "", fmt.Errorf("%w: %s %s", errBadRequest, p.blame(), fault)
 		}
 		b.WriteString(value)
 	}
 	return b.String(), nil
+}
+
+// value takes the part's value from the request, "" if it is not there. Of
+// several the first counts.
+func (p *part) value(r *http.Request, query url.Values) string {
+	switch p.source {
+	case fromQuery:
+		return query.Get(p.text)
+	case fromHeader:
+		return r.Header.Get(p.text)
+	case fromCookie:
+		cookie, err := r.Cookie(p.text)
+		if err != nil {
+			return ""
+		}
+		return cookie.Value
+	case fromHost:
+		return hostOf(r.Host)
+	}
+	return segment(r.URL, p.index)
+}
+
+// blame names the value in an error.
+func (p *part) blame() string {
+	if p.source == fromQuery {
+		return "parameter " + p.text
+	}
+	return p.shown
+}
+
+// hostOf is the Host header without its port, in lower case.
+func hostOf(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(strings.Trim(host, "[]"))
+}
+
+// segment is the nth segment of the path, decoded: an encoded slash in it does
+// not make it two.
+func segment(u *url.URL, n int) string {
+	segments := strings.Split(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
+	if n > len(segments) {
+		return ""
+	}
+	value, err := url.PathUnescape(segments[n-1])
+	if err != nil {
+		return ""
+	}
+	return value
 }
 
 // faultOf says what is wrong with a value taken from a request, "" if nothing.

@@ -52,6 +52,50 @@ func TestKeyAndFieldOfARequest(t *testing.T) {
 	}
 }
 
+func TestKeysFromEveryPartOfARequest(t *testing.T) {
+	r := httptest.NewRequest("GET", "http://EU.Example.com:8080/game/a%2Fb/7?zone=z1", nil)
+	r.Header.Set("X-Shard", "s3")
+	r.Header.Set("Cookie", "session=c9; other=x")
+	for _, c := range []struct{ template, want string }{
+		{"{query.zone}", "z1"},
+		{"{header.x-shard}", "s3"},
+		{"{cookie.session}", "c9"},
+		{"{host}", "eu.example.com"},
+		{"{path.1}:{path.2}:{path.3}", "game:a/b:7"},
+		{"{project}/{zone}", "game-server/z1"},
+		{"{path.4}", "bad-request: path segment 4 is missing"},
+		{"{header.X-None}", "bad-request: header X-None is missing"},
+		{"{cookie.none}", "bad-request: cookie none is missing"},
+		{"{query.none}", "bad-request: parameter none is missing"},
+	} {
+		config := testConfig("127.0.0.1:1")
+		config.Key = c.template
+		config.Field = ""
+		rule, err := newRule(config)
+		if err != nil {
+			t.Errorf("%s: %v", c.template, err)
+			continue
+		}
+		key, _, err := rule.apply(r)
+		if err != nil {
+			key = err.Error()
+		}
+		if key != c.want {
+			t.Errorf("%s: got %q, want %q", c.template, key, c.want)
+		}
+	}
+}
+
+func TestHostWithoutItsPort(t *testing.T) {
+	for host, want := range map[string]string{
+		"A.example:80": "a.example", "a.example": "a.example", "[::1]:80": "::1", "[::1]": "::1", "": "",
+	} {
+		if got := hostOf(host); got != want {
+			t.Errorf("%q: got %q, want %q", host, got, want)
+		}
+	}
+}
+
 func TestAnEmptyFieldReadsAString(t *testing.T) {
 	config := testConfig("127.0.0.1:1")
 	config.Key = "route:{nodeName}"

@@ -24,41 +24,51 @@ const (
 
 // joinForwarder returns the forwarder for these settings, shared with every
 // other router that has them, so that connections to nodes outlive a reload.
-func joinForwarder(ctx context.Context, config *dynamic.ServersTransport) (*forwarder, error) {
+func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, targets *TargetsConfig) (*forwarder, error) {
 	if config == nil {
 		config = &dynamic.ServersTransport{}
 	}
-	transport, err := newTransport(config)
+	dialer := &net.Dialer{Timeout: defaultDialTimeout, KeepAlive: 30 * time.Second}
+	transport, err := newTransport(config, dialer)
 	if err != nil {
 		return nil, fmt.Errorf("serversTransport.%w", err)
 	}
-	settings, err := json.Marshal(config)
+	fence, err := newFence(targets, dialer)
+	if err != nil {
+		return nil, err
+	}
+	// Yaegi: a method value of a compiled type does not load (yaegi#1356).
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := fence.dial(ctx, network, address)
+		return conn, err
+	}
+	settings, err := json.Marshal([]interface{}{config, targets})
 	if err != nil {
 		return nil, fmt.Errorf("serversTransport: %w", err)
 	}
 	open := func() closer {
-		return &forwarder{transport: transport, buffers: newBufferPool(), proxies: memo{max: maxProxies}}
+		return &forwarder{fence: fence, transport: transport, buffers: newBufferPool(), proxies: memo{max: maxProxies}}
 	}
 	return everything.join(ctx, "nodes "+string(settings), open).(*forwarder), nil
 }
 
 // newTransport makes of Traefik's configuration what Traefik makes of it, but
 // for HTTP/2, which game nodes do not speak, and for a proxy from the
-// environment, which would go round every check of the address.
-func newTransport(config *dynamic.ServersTransport) (*http.Transport, error) {
+// environment, which would go round the fence. dialer gets its timeout.
+func newTransport(config *dynamic.ServersTransport, dialer *net.Dialer) (*http.Transport, error) {
 	transport := &http.Transport{
 		MaxIdleConnsPerHost:   config.MaxIdleConnsPerHost,
 		ResponseHeaderTimeout: defaultResponseHeaderTimeout,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // or it asks nodes for gzip where the client did not
 		ReadBufferSize:        64 * 1024,
 		WriteBufferSize:       64 * 1024,
 	}
 	if config.MaxIdleConnsPerHost == 0 {
 		transport.MaxIdleConnsPerHost = 200 // as Traefik's default servers transport; negative: none are kept
 	}
-	dialer := &net.Dialer{Timeout: defaultDialTimeout, KeepAlive: 30 * time.Second}
 	if timeouts := config.ForwardingTimeouts; timeouts != nil {
 		if err := setDuration(&dialer.Timeout, "dialTimeout", timeouts.DialTimeout); err != nil {
 			return nil, fmt.Errorf("forwardingTimeouts.%w", err)
@@ -72,11 +82,6 @@ func newTransport(config *dynamic.ServersTransport) (*http.Transport, error) {
 		if timeouts.ReadIdleTimeout != "" || timeouts.PingTimeout != "" {
 			return nil, errors.New("forwardingTimeouts: readIdleTimeout and pingTimeout are for HTTP/2, which is not spoken to nodes: remove them")
 		}
-	}
-	// Yaegi: a method value of a compiled type does not load (yaegi#1356).
-	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
-		return conn, err
 	}
 	tlsConfig, err := newTLSConfig(config)
 	if err != nil {

@@ -1,0 +1,26 @@
+# Each target does all its own set-up on a machine with Go and Debian or Ubuntu.
+# TRAEFIK_BIN=/path uses a Traefik that is there; TRAEFIK_VERSION=v3.x.y builds
+# another one than the reference.
+
+.PHONY: demo test vendor lint fuzz bench
+
+demo: ## a real Traefik with the plugin, a Redis and two nodes, to play with
+	@ci/traefik.sh
+	@cd e2e && go run ./demo
+
+test: ## everything: compiled, interpreted, in Traefik
+	@ci/test.sh
+
+vendor: ## recreates vendor/ from upstream and patches/
+	@ci/vendor.sh
+
+lint: ## gofmt, vet, staticcheck
+	@ci/lint.sh
+
+fuzz: ## ten minutes for each fuzz target; FUZZTIME=30s for less
+	@ci/fuzz.sh
+
+bench: ## measures against a static Traefik route; writes docs/bench/
+	@ci/install.sh redis-server nginx-light wrk
+	@ci/traefik.sh
+	@cd e2e && go run ./bench

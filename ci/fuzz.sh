@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Fuzzes each target in turn for FUZZTIME, ten minutes by default. What is found
+# stays in testdata/fuzz, as a seed for every later test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+for target in $(go test -list '^Fuzz' . | grep '^Fuzz'); do
+  echo "== $target, ${FUZZTIME:-10m}"
+  go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-10m}" . | grep -vE 'elapsed: .*(gathering|execs)' || {
+    echo "$target found something: see above and testdata/fuzz/$target" >&2
+    exit 1
+  }
+done

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# gofmt, vet and staticcheck on both modules, and shell syntax.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+unformatted=$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '^vendor/' | xargs gofmt -l)
+if [ -n "$unformatted" ]; then
+  echo "not formatted; run gofmt -w on: $unformatted" >&2
+  exit 1
+fi
+for script in ci/*.sh .ci/run; do bash -n "$script"; done
+for module in . e2e; do
+  (cd "$module" && go vet ./... && go run "$staticcheck" ./...)
+done
+echo "lint: nothing to say"

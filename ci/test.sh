@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Everything: the package compiled with the race detector, the same tests
+# interpreted, the proofs of the patches, and real Traefik with real Redis. Ends
+# with a summary whose last line is "N passed, N failed". Logs: .build/*.log
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p .build
+failures=0
+total_passed=0
+total_failed=0
+summary=""
+
+# step NAME COMMAND...: runs one part and says how it went; its output is shown
+# when it fails.
+step() {
+  local name=$1 log
+  shift
+  log=.build/${name// /-}.log
+  echo "== $name"
+  local begin=$SECONDS
+  if "$@" >"$log" 2>&1; then
+    echo "   ok ($((SECONDS - begin)) s)"
+  else
+    failures=$((failures + 1))
+    grep -vE '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP))' "$log" | tail -n 200
+    echo "   FAILED ($((SECONDS - begin)) s): $name; the whole log is $log"
+  fi
+}
+
+# count NAME WHERE: adds a test log to the summary.
+count() {
+  local log=.build/${1// /-}.log passed failed
+  passed=$(grep -cE '^\s*--- PASS' "$log")
+  failed=$(grep -cE '^\s*--- FAIL' "$log")
+  total_passed=$((total_passed + passed))
+  total_failed=$((total_failed + failed))
+  summary+=$(printf '%-28s %4d passed, %d failed' "$2" "$passed" "$failed")$'\n'
+  if [ "$passed" -eq 0 ]; then
+    summary+="$2: no test ran"$'\n'
+    failures=$((failures + 1))
+  fi
+}
+
+interpreted() {
+  GOPATH=$PWD/.build/gopath timeout 900 .build/yaegi test -v github.com/lifesix/dynamicforward
+}
+
+step "install" bash -c 'ci/install.sh git ca-certificates curl gcc libc6-dev redis-server && ci/yaegi.sh'
+step "vendor" ci/vendor.sh --check
+step "lint" ci/lint.sh
+step "compiled" go test -race -count=1 -v ./...
+count "compiled" "compiled, -race"
+step "interpreted" interpreted
+count "interpreted" "interpreted, Yaegi"
+step "patches" ci/patches.sh
+ci/traefik.sh || failures=$((failures + 1))
+step "traefik" bash -c 'cd e2e && go test -count=1 -v -timeout 30m ./...'
+count "traefik" "in Traefik"
+
+echo
+echo "$summary"
+if [ "$failures" -gt 0 ] && [ "$total_failed" -eq 0 ]; then
+  total_failed=$failures
+fi
+echo "$total_passed passed, $total_failed failed"
+[ "$failures" -eq 0 ]

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Builds the real Traefik as .build/traefik-VERSION and points .build/traefik at
+# it. VERSION is TRAEFIK_VERSION, or the reference v3.6.12. Nothing happens where
+# it is there already, or where TRAEFIK_BIN names a Traefik to use.
+#
+# It is built in its own module, so that its own go.mod with all its replace and
+# exclude lines holds, and go.sum vouches for every dependency.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+[ -z "${TRAEFIK_BIN:-}" ] || exit 0
+version=${TRAEFIK_VERSION:-v3.6.12}
+binary=$PWD/.build/traefik-$version
+mkdir -p .build
+
+if [ ! -x "$binary" ]; then
+  echo "Building Traefik $version. The first time this takes several minutes; then Go's build cache has it."
+  module=$(cd /tmp && go mod download -json "github.com/traefik/traefik/v3@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+  if [ -z "$module" ]; then
+    echo "Go could not download Traefik $version: is that a version, and is there a network?" >&2
+    exit 1
+  fi
+  log=$(mktemp)
+  trap 'kill "${ticker:-}" 2>/dev/null || true; rm -f "$log"' EXIT
+  (while sleep 60; do echo "... still building Traefik $version"; done) &
+  ticker=$!
+  if ! (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
+    -ldflags "-s -w -X github.com/traefik/traefik/v3/pkg/version.Version=$version" \
+    -o "$binary.part" ./cmd/traefik) >"$log" 2>&1; then
+    grep -v '^go: downloading' "$log" >&2
+    echo "Traefik $version could not be built: see above." >&2
+    exit 1
+  fi
+  mv "$binary.part" "$binary"
+fi
+ln -sfn "traefik-$version" .build/traefik

@@ -1,0 +1,199 @@
+package dynamicforward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// TargetsConfig says which addresses may be forwarded to.
+type TargetsConfig struct {
+	// Allow lists networks, addresses and host names, each with a port or a
+	// range of ports if not all are meant: "10.0.0.0/8",
+	// "10.1.2.0/24:7000-7999", "[fd00::/8]:7000", "game.example.com:443".
+	// Default empty: every address but those that are never forwarded to, which
+	// are link-local, multicast, unspecified and cloud metadata ones.
+	Allow []string `json:"allow,omitempty"`
+}
+
+// never are addresses that no configuration permits, besides those that netip
+// knows as link-local, multicast and unspecified: they belong to the machine's
+// own network or answer with its cloud credentials.
+var never = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),          // "this network": Linux takes 0.0.0.0 for itself
+	netip.MustParsePrefix("255.255.255.255/32"), // broadcast
+	netip.MustParsePrefix("169.254.169.254/32"), // metadata: AWS, Azure, Google Cloud and others
+	netip.MustParsePrefix("fd00:ec2::254/128"),  // metadata: AWS over IPv6
+	netip.MustParsePrefix("100.100.100.200/32"), // metadata: Alibaba Cloud
+}
+
+// nat64 is where IPv6-only networks put IPv4 addresses (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// fence decides which addresses are dialed. It is asked at every dial, with the
+// address that is really meant: a name may resolve to another one each time.
+type fence struct {
+	allow  []permit
+	dialer *net.Dialer
+}
+
+// permit is one entry of targets.allow: a network or a name, and ports.
+type permit struct {
+	network netip.Prefix
+	name    string // lower case; "": network counts
+	low     int
+	high    int
+}
+
+// newFence checks targets.allow. The error names the option and the entry.
+func newFence(config *TargetsConfig, dialer *net.Dialer) (*fence, error) {
+	f := &fence{dialer: dialer}
+	for _, entry := range config.Allow {
+		p, err := parsePermit(strings.TrimSpace(entry))
+		if err != nil {
+			return nil, fmt.Errorf("targets.allow: %q %w: use a network, an address or a host name, with or without ports, such as 10.0.0.0/8, 10.1.2.0/24:7000-7999, [fd00::/8]:7000 or game.example.com:443", entry, err)
+		}
+		f.allow = append(f.allow, p)
+	}
+	return f, nil
+}
+
+// parsePermit reads an entry of targets.allow.
+func parsePermit(entry string) (permit, error) {
+	p := permit{low: 1, high: 65535}
+	host := entry
+	if i := strings.LastIndex(entry, ":"); i >= 0 && (strings.Count(entry, ":") == 1 || strings.HasSuffix(entry[:i], "]")) {
+		host = entry[:i]
+		if err := p.setPorts(entry[i+1:]); err != nil {
+			return p, err
+		}
+	}
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+	}
+	if network, err := netip.ParsePrefix(host); err == nil {
+		if network.Addr().Is4In6() {
+			return p, errors.New("is an IPv4 network in IPv6 notation")
+		}
+		p.network = network.Masked()
+		return p, nil
+	}
+	if address, err := netip.ParseAddr(host); err == nil {
+		address = address.Unmap().WithZone("")
+		p.network = netip.PrefixFrom(address, address.BitLen())
+		return p, nil
+	}
+	if host == "" || strings.ContainsAny(host, "/:*[]@ \t%_?#\\") || strings.Trim(host, "0123456789.") == "" {
+		return p, errors.New("cannot be read")
+	}
+	p.name = strings.ToLower(host)
+	return p, nil
+}
+
+// setPorts reads a port or a range of them.
+func (p *permit) setPorts(text string) error {
+	first, last, isRange := strings.Cut(text, "-")
+	if !isRange {
+		last = first
+	}
+	low, errLow := strconv.Atoi(first)
+	high, errHigh := strconv.Atoi(last)
+	if errLow != nil || errHigh != nil || low < 1 || high > 65535 || low > high {
+		return errors.New("has no port or range of ports within 1 to 65535")
+	}
+	p.low = low
+	p.high = high
+	return nil
+}
+
+// dial connects to a node, by an address that the fence lets through. Of a name
+// that resolves to several those are tried in turn, within the dialer's timeout
+// in all.
+func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if literal, err := netip.ParseAddr(host); err == nil {
+		if !f.permits("", literal, port) {
+			return nil, fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
+		}
+		conn, err := f.dialer.DialContext(ctx, network, address)
+		return conn, err
+	}
+	if f.dialer.Timeout > 0 {
+		limited, cancel := context.WithTimeout(ctx, f.dialer.Timeout)
+		defer cancel()
+		ctx = limited
+	}
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	conn, err := f.dialFirst(ctx, network, host, port, addresses)
+	return conn, err
+}
+
+// dialFirst connects to the first of a name's addresses that can be reached.
+func (f *fence) dialFirst(ctx context.Context, network, host, port string, addresses []netip.Addr) (net.Conn, error) {
+	failure := fmt.Errorf("%w: targets.allow permits none of the addresses of %s: %v", errBadTarget, net.JoinHostPort(host, port), addresses)
+	for _, a := range addresses {
+		if !f.permits(host, a, port) {
+			continue
+		}
+		conn, err := f.dialer.DialContext(ctx, network, net.JoinHostPort(a.Unmap().String(), port))
+		if err == nil {
+			return conn, nil
+		}
+		failure = err
+	}
+	return nil, failure
+}
+
+// permits tells whether an address may be dialed. host is the name that it
+// comes from, if it does.
+func (f *fence) permits(host string, address netip.Addr, port string) bool {
+	address = address.Unmap().WithZone("")
+	if isNever(address) {
+		return false
+	}
+	if len(f.allow) == 0 {
+		return true
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return false
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	for i := range f.allow {
+		p := &f.allow[i]
+		if number < p.low || number > p.high {
+			continue
+		}
+		if p.name != "" && p.name == host || p.name == "" && p.network.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+// isNever tells whether an address is one that is never forwarded to.
+func isNever(address netip.Addr) bool {
+	if nat64.Contains(address) {
+		bytes := address.As16()
+		address, _ = netip.AddrFromSlice(bytes[12:])
+	}
+	if address.IsUnspecified() || address.IsLinkLocalUnicast() || address.IsMulticast() {
+		return true
+	}
+	for i := range never {
+		if never[i].Contains(address) {
+			return true
+		}
+	}
+	return false
+}

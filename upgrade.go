@@ -1,0 +1,258 @@
+package dynamicforward
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// isUpgrade tells whether a request is the handshake of another protocol, which
+// is not WebSocket alone. One with a body goes the way of plain requests.
+func isUpgrade(r *http.Request) bool {
+	return r.Header.Get("Upgrade") != "" && r.ContentLength == 0 && r.ProtoMajor == 1 &&
+		hasToken(r.Header["Connection"], "upgrade")
+}
+
+// hasToken tells whether a header that lists tokens has one of them.
+func hasToken(values []string, token string) bool {
+	for _, value := range values {
+		for _, t := range strings.Split(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// handshake is a node's answer to a handshake, and the connection it came on.
+type handshake struct {
+	conn     net.Conn
+	reader   *bufio.Reader // what the node sent after its answer may be in it
+	response *http.Response
+}
+
+// upgrade takes a handshake to its node and, where the node agrees, starts a
+// session between the two connections. It returns when the session starts: what
+// is left of the request is two connections and what relays between them. As in
+// nodeFailed a node that cannot be dialed is looked up again, once.
+func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
+	shake, err := m.nodes.shake(r, h, m.passHostHeader)
+	if err != nil && isDialError(err) {
+		route, findErr := m.table.findAgain(r.Context(), h.route.key, h.route.field)
+		if findErr == nil && route.node.address != h.route.node.address {
+			h = m.hit(route)
+			r.Header[nodeHeader] = h.header
+			shake, err = m.nodes.shake(r, h, m.passHostHeader)
+		}
+	}
+	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
+		err = shake.agreed(r)
+	}
+	if err != nil {
+		m.refuse(w, r, h.route.key, h.route.field, nodeError(err, h.route.node))
+		return
+	}
+	if shake.response.StatusCode != http.StatusSwitchingProtocols {
+		shake.decline(w)
+		return
+	}
+	if err := shake.switchTo(w); err != nil {
+		logFailure(errNodeDown, "%s: a session could not start: %s", m.name, err.Error())
+	}
+}
+
+// shake sends a handshake to a node and reads the answer. The client may go away
+// meanwhile; it may have sent something already, which waits.
+func (f *forwarder) shake(r *http.Request, h *hit, passHostHeader bool) (*handshake, error) {
+	ctx := r.Context()
+	conn, err := f.dial(ctx, h.route.node)
+	if err != nil {
+		return nil, err
+	}
+	if wait := f.transport.ResponseHeaderTimeout; wait > 0 {
+		_ = conn.SetDeadline(time.Now().Add(wait))
+	}
+	giveUp := func() { conn.Close() }
+	stop := context.AfterFunc(ctx, giveUp)
+	shake, err := exchange(conn, handshakeRequest(r, h, passHostHeader))
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return shake, nil
+}
+
+// dial connects to a node, with TLS where its address is an https URL.
+func (f *forwarder) dial(ctx context.Context, node *target) (net.Conn, error) {
+	host := node.url.Hostname()
+	port := node.url.Port()
+	secure := node.url.Scheme == "https"
+	switch {
+	case port == "" && secure:
+		port = "443"
+	case port == "":
+		port = "80"
+	}
+	conn, err := f.fence.dial(ctx, "tcp", net.JoinHostPort(host, port))
+	if err != nil || !secure {
+		return conn, err
+	}
+	config := f.transport.TLSClientConfig.Clone()
+	if config.ServerName == "" {
+		config.ServerName = host
+	}
+	limited, cancel := context.WithTimeout(ctx, f.transport.TLSHandshakeTimeout)
+	defer cancel()
+	safe := tls.Client(conn, config)
+	if err := safe.HandshakeContext(limited); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return safe, nil
+}
+
+// hopByHop are the headers that belong to one connection (RFC 9110, 7.6.1), and
+// those that are left over from before it.
+var hopByHop = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// removeHopByHop removes them, and what Connection names besides.
+func removeHopByHop(header http.Header) {
+	for _, value := range header["Connection"] {
+		for _, name := range strings.Split(value, ",") {
+			header.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range hopByHop {
+		header.Del(name)
+	}
+}
+
+// handshakeRequest is the handshake as the node gets it: as the client sent it,
+// but for the headers that Traefik's own proxy changes too.
+func handshakeRequest(r *http.Request, h *hit, passHostHeader bool) *http.Request {
+	out := r.Clone(context.Background())
+	h.proxy.Director(out)
+	if !passHostHeader {
+		out.Host = h.route.node.url.Host
+	}
+	upgrade := r.Header.Get("Upgrade")
+	removeHopByHop(out.Header)
+	out.Header.Set("Connection", "Upgrade")
+	out.Header.Set("Upgrade", upgrade)
+	out.Header.Del(nodeHeader)
+	if client, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		if before := strings.Join(r.Header["X-Forwarded-For"], ", "); before != "" {
+			client = before + ", " + client
+		}
+		out.Header.Set("X-Forwarded-For", client)
+	}
+	if out.Header["User-Agent"] == nil {
+		out.Header.Set("User-Agent", "") // or Go says its own
+	}
+	spellWebSocket(out.Header)
+	return out
+}
+
+// maxInformational is how many 1xx answers may come before the one that counts.
+const maxInformational = 5
+
+// exchange writes a request and reads its answer.
+func exchange(conn net.Conn, request *http.Request) (*handshake, error) {
+	if err := request.Write(conn); err != nil {
+		return nil, err
+	}
+	reader := bufio.NewReader(conn)
+	for i := 0; i <= maxInformational; i++ {
+		response, err := http.ReadResponse(reader, request)
+		if err != nil {
+			return nil, err
+		}
+		if response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
+			return &handshake{conn: conn, reader: reader, response: response}, nil
+		}
+	}
+	return nil, errors.New("too many informational answers")
+}
+
+// agreed checks that the node switches to what the client asked for.
+func (s *handshake) agreed(r *http.Request) error {
+	asked := r.Header.Get("Upgrade")
+	got := s.response.Header.Get("Upgrade")
+	if strings.EqualFold(asked, got) {
+		return nil
+	}
+	s.conn.Close()
+	return fmt.Errorf("switches to %q when asked for %q", got, asked)
+}
+
+// decline passes an answer on that is no agreement, whole.
+func (s *handshake) decline(w http.ResponseWriter) {
+	defer s.conn.Close()
+	removeHopByHop(s.response.Header)
+	header := w.Header()
+	for name, values := range s.response.Header {
+		header[name] = append(header[name], values...)
+	}
+	w.WriteHeader(s.response.StatusCode)
+	if _, err := io.Copy(w, s.response.Body); err != nil {
+		endConnection(w)
+	}
+}
+
+// switchTo takes the client's connection over and starts the session. What
+// either side has sent already goes first.
+func (s *handshake) switchTo(w http.ResponseWriter) error {
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		s.conn.Close()
+		return err
+	}
+	header := w.Header() // what other middlewares want the client to get
+	for name, values := range s.response.Header {
+		header[name] = append(header[name], values...)
+	}
+	s.response.Header = header
+	s.response.Body = nil
+	err = s.response.Write(buffered)
+	if err == nil {
+		err = passOn(buffered, s.reader)
+	}
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if err == nil {
+		err = passOn(s.conn, buffered.Reader)
+	}
+	if err != nil {
+		client.Close()
+		s.conn.Close()
+		return err
+	}
+	relay(client, s.conn)
+	return nil
+}
+
+// passOn writes what a reader has buffered.
+func passOn(w io.Writer, reader *bufio.Reader) error {
+	early, err := reader.Peek(reader.Buffered())
+	if err != nil || len(early) == 0 {
+		return err
+	}
+	_, err = w.Write(early)
+	return err
+}

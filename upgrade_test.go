@@ -1,0 +1,188 @@
+package dynamicforward
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rawNode is a node that hands each connection, with its handshake read, to
+// serve. It returns its address.
+func rawNode(t *testing.T, serve func(conn net.Conn, reader *bufio.Reader, handshake string)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := func() { listener.Close() }
+	t.Cleanup(end)
+	one := func(conn net.Conn) {
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(fakeRedisPatience))
+		reader := bufio.NewReader(conn)
+		handshake := ""
+		for !strings.HasSuffix(handshake, "\r\n\r\n") {
+			line, err := reader.ReadString('\n')
+			if err != nil {
+				return
+			}
+			handshake += line
+		}
+		serve(conn, reader, handshake)
+	}
+	accept := func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go one(conn)
+		}
+	}
+	go accept()
+	return listener.Addr().String()
+}
+
+// handshakeText is a client's handshake. What follows it comes along with it.
+func handshakeText(path string) string {
+	return "GET " + path + " HTTP/1.1\r\nHost: game.example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX-Dynamicforward-Node: forged\r\n\r\n"
+}
+
+// rawClient sends text to the gateway and returns the connection.
+func rawClient(t *testing.T, gateway, text string) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(gateway, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := func() { conn.Close() }
+	t.Cleanup(end)
+	_ = conn.SetDeadline(time.Now().Add(fakeRedisPatience))
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	return conn, bufio.NewReader(conn)
+}
+
+const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n"
+
+// sessionGateway is a gateway with the node as wgamed.
+func sessionGateway(t *testing.T, node string) string {
+	t.Helper()
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node)
+	return testGateway(t, testConfig(redis.addr))
+}
+
+func TestAHandshakeReachesTheNodeAsItWas(t *testing.T) {
+	saw := make(chan string, 1)
+	keep := func(_ net.Conn, _ *bufio.Reader, handshake string) { saw <- handshake }
+	gateway := sessionGateway(t, rawNode(t, keep))
+	rawClient(t, gateway, handshakeText(wgamed))
+	want := "GET " + wgamed + " HTTP/1.1\r\nHost: game.example.com\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n"
+	if got := <-saw; got != want {
+		t.Errorf("the node saw\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestWhatEitherSideSendsEarlyIsNotLost(t *testing.T) {
+	echo := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, switching+"from the node\n")
+		line, _ := reader.ReadString('\n')
+		_, _ = io.WriteString(conn, "echo "+line)
+	}
+	gateway := sessionGateway(t, rawNode(t, echo))
+	_, reader := rawClient(t, gateway, handshakeText(wgamed)+"from the client\n")
+	all, err := io.ReadAll(reader)
+	if want := switching + "from the node\necho from the client\n"; err != nil || !strings.HasSuffix(string(all), "from the node\necho from the client\n") || len(all) != len(want) {
+		t.Errorf("got %q, %v", all, err)
+	}
+}
+
+func TestEachSideIsToldWhenTheOtherIsDone(t *testing.T) {
+	told := make(chan error, 1)
+	listen := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, switching)
+		_, err := io.ReadAll(reader) // until the client is done
+		told <- err
+		_, _ = io.WriteString(conn, "last words")
+	}
+	gateway := sessionGateway(t, rawNode(t, listen))
+	conn, reader := rawClient(t, gateway, handshakeText(wgamed))
+	if _, err := http.ReadResponse(reader, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; err != nil {
+		t.Errorf("the node was told %v", err)
+	}
+	if rest, err := io.ReadAll(reader); string(rest) != "last words" || err != nil {
+		t.Errorf("after the node was done the client got %q, %v", rest, err)
+	}
+}
+
+func TestANodeThatBreaksOffEndsTheSession(t *testing.T) {
+	reset := func(conn net.Conn, _ *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, switching)
+		one := make([]byte, 1)
+		_, _ = conn.Read(one)
+		_ = conn.(*net.TCPConn).SetLinger(0)
+	}
+	gateway := sessionGateway(t, rawNode(t, reset))
+	conn, reader := rawClient(t, gateway, handshakeText(wgamed))
+	if _, err := http.ReadResponse(reader, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if rest, _ := io.ReadAll(reader); len(rest) != 0 { // ends at all
+		t.Errorf("got %q", rest)
+	}
+}
+
+func TestFailedUpgradesAreAnswered(t *testing.T) {
+	for _, c := range []struct {
+		name, answer, want, wantBody string
+	}{
+		{"refusal", "HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\nX-Why: banned\r\nConnection: close\r\n\r\nbanned", "403", "banned"},
+		{"chunked", "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nban\r\n3\r\nned\r\n0\r\n\r\n", "403", "banned"},
+		{"200", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "200", "ok"},
+		{"early hints first", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404", ""},
+		{"nothing", "", "502", "node-down: the node cannot be reached\n"},
+		{"no HTTP", "SSH-2.0-x\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
+		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
+		{"1xx without end", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 10), "502", "node-down: the node cannot be reached\n"},
+	} {
+		answer := c.answer
+		say := func(conn net.Conn, _ *bufio.Reader, _ string) { _, _ = io.WriteString(conn, answer) }
+		gateway := sessionGateway(t, rawNode(t, say))
+		_, reader := rawClient(t, gateway, handshakeText(wgamed))
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		body, err := io.ReadAll(response.Body)
+		if got := fmt.Sprint(response.StatusCode); got != c.want || string(body) != c.wantBody || err != nil {
+			t.Errorf("%s: got %s %q %v, want %s %q", c.name, got, body, err, c.want, c.wantBody)
+		}
+		if c.name == "refusal" && response.Header.Get("X-Why") != "banned" {
+			t.Errorf("%s: headers %v", c.name, response.Header)
+		}
+	}
+	gateway := sessionGateway(t, refused(t))
+	_, reader := rawClient(t, gateway, handshakeText(wgamed))
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 502 {
+		t.Errorf("refused: got %v, %v", response, err)
+	}
+}
