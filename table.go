@@ -307,36 +307,37 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 		return
 	}
 	if listed && s == t.source.session(l.slot) {
-		t.keep(r, s.push != nil)
+		r = t.keep(r, s.push != nil)
 	} else if listed && l.asking {
-		t.keep(r, false) // for when Redis does not answer: the slot is another server's
+		r = t.keep(r, false) // for when Redis does not answer: the slot is another server's
 	}
 	l.route = r
 	close(l.done)
 }
 
-// keep puts a route that has just been read on its shelf. trusted says that its
-// server holds it, and would tell of a change.
-func (t *table) keep(r *route, trusted bool) {
+// keep puts a route that has just been read on its shelf, and returns the one
+// that is there then: news find no other, so no other may count as true. trusted
+// says that its server holds it, and would tell of a change.
+func (t *table) keep(r *route, trusted bool) *route {
+	epoch := int64(untrusted)
 	if trusted {
-		r.epoch.Store(t.epoch.Load())
-	} else {
-		r.epoch.Store(untrusted)
+		epoch = t.epoch.Load()
 	}
-	if r.node == nil {
+	known := t.routes.get(r.key, r.field)
+	switch {
+	case r.node == nil:
 		t.routes.remove(r.key, r.field)
 		t.unknown.put(r)
-		return
-	}
-	t.unknown.remove(r.key, r.field)
-	known := t.routes.get(r.key, r.field)
-	if known != nil && known.node.address == r.node.address {
+	case known != nil && known.node.address == r.node.address:
 		known.session = r.session
 		known.read = r.read
-		known.epoch.Store(r.epoch.Load())
-		return
+		r = known
+	default:
+		t.unknown.remove(r.key, r.field)
+		t.routes.put(r)
 	}
-	t.routes.put(r)
+	r.epoch.Store(epoch)
+	return r
 }
 
 // turned implements linkOwner. What is known from before is read again at its

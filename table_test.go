@@ -309,6 +309,24 @@ func TestAKnownRouteOutlivesRedis(t *testing.T) {
 	expect(t, table, "nobody", "1", "unknown-node")
 }
 
+// The route that a request gets is the one that news find, also where it was
+// read again and is what it was.
+func TestNewsReachARouteThatWasReadAgain(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.disconnect()
+	redis.awaitCount("SUBSCRIBE", 2)
+	waitFor(t, "the link", table.connected)
+	r, _, err := table.find(context.Background(), "a", "1")
+	if err != nil || r.epoch.Load() != table.epoch.Load() {
+		t.Fatalf("read again: %+v, %v", r, err)
+	}
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	waitFor(t, "the news", func() bool { return r.epoch.Load() != table.epoch.Load() })
+	await(t, table, "a", "1", "10.0.0.2:2")
+}
+
 func TestAnInvalidatedRouteDoesNotOutliveRedis(t *testing.T) {
 	redis := newPushingRedis(t)
 	redis.hset("a", "1", "10.0.0.1:1")
