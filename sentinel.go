@@ -161,8 +161,10 @@ func (w *sentinels) listen(endpoint string, k *link) (heard bool, err error) {
 	over := make(chan struct{})
 	defer close(over)
 	go w.keep(conn, over, k.closing)
-	w.compare(k)
-	for {
+	for messages := 0; ; messages++ {
+		if messages%compareEvery == 0 {
+			w.compare(k)
+		}
 		message, err := redis.Values(redis.ReceiveWithTimeout(conn, pingEvery+w.settings.readTimeout))
 		if err != nil {
 			return true, err
@@ -182,8 +184,12 @@ func (w *sentinels) listen(endpoint string, k *link) (heard bool, err error) {
 	}
 }
 
-// compare looks once whether the link is where the Sentinels say that the master
-// is: what happened before we listened, nobody told.
+// compareEvery is after how many messages, mostly answers to PING, it is looked
+// whether one was missed.
+const compareEvery = 10
+
+// compare looks whether the link is where the Sentinels say that the master is:
+// what happens before we listen nobody tells.
 func (w *sentinels) compare(k *link) {
 	s := k.session(0)
 	if s == nil {

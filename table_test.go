@@ -38,17 +38,20 @@ func newPushingRedis(t *testing.T) *pushingRedis {
 		return respArray(respBulk("subscribe"), respBulk(args[1]), ":1\r\n")
 	}
 	p.handle("SUBSCRIBE", subscribe)
-	ping := func(c *fakeRedisConn, _ []string) string {
-		p.mu.Lock()
-		listening := p.listener == c
-		p.mu.Unlock()
-		if listening {
-			return respArray(respBulk("pong"), respBulk(""))
-		}
-		return "+PONG\r\n"
-	}
+	ping := func(c *fakeRedisConn, args []string) string { return p.ping(c, args) }
 	p.handle("PING", ping)
 	return p
+}
+
+// ping answers PING: differently where something was subscribed to.
+func (p *pushingRedis) ping(c *fakeRedisConn, _ []string) string {
+	p.mu.Lock()
+	listening := p.listener == c
+	p.mu.Unlock()
+	if listening {
+		return respArray(respBulk("pong"), respBulk(""))
+	}
+	return "+PONG\r\n"
 }
 
 // push tells the plugin that a key has changed; "": that everything has.
@@ -488,7 +491,13 @@ func TestPushIsNotTrustedAcrossServers(t *testing.T) {
 func TestTheServersOwnErrors(t *testing.T) {
 	for _, c := range []struct{ reply, want string }{
 		{"-NOPERM no permission\r\n", "redis-down: NOPERM no permission: look at the ACL rules of redis.username"},
-		{"-LOADING Redis is loading\r\n", "redis-down: LOADING Redis is loading"},
+		{"-LOADING Redis is loading\r\n", "redis-down: LOADING Redis is loading: the server is reading its data from disk"},
+		{"-MASTERDOWN Link with MASTER is down\r\n", "redis-down: MASTERDOWN Link with MASTER is down: the server is a replica that has lost its master: look at redis.endpoints"},
+		{"-READONLY You can't write\r\n", "redis-down: READONLY You can't write: the server is a replica: look at redis.endpoints"},
+		{"-NOAUTH Authentication required.\r\n", "redis-down: NOAUTH Authentication required.: the server wants a password: look at redis.username, redis.password and redis.passwordFile"},
+		{"-CLUSTERDOWN Hash slot not served\r\n", "redis-down: CLUSTERDOWN Hash slot not served: the Cluster of redis.endpoints does not serve this key now: look at its CLUSTER INFO"},
+		{"-MOVED 1 10.0.0.1:1\r\n", "redis-down: MOVED 1 10.0.0.1:1: the server is part of a Cluster: set redis.cluster"},
+		{"-ERR unknown command 'HGET', with args beginning with: 'b'\r\n", "redis-down: ERR unknown command 'HGET', with args beginning with: 'b': is the server a Sentinel? Then set redis.sentinel.masterName"},
 		{"-ERR whatever\r\n", "redis-down: ERR whatever"},
 		{":1\r\n", "redis-down: redigo: unexpected type for String"},
 	} {

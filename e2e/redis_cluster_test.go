@@ -82,8 +82,8 @@ func (w *clusterWorld) moves(names ...string) {
 // pushes its changes.
 func TestClusterFindsAllKeys(t *testing.T) {
 	w := onCluster(t)
-	names := w.everywhere(150)
-	for i := range 10 {
+	names := w.everywhere(60)
+	for i := range 3 {
 		tag := fmt.Sprintf("{tag%d}", i)
 		names = append(names, tag+"x", tag+"y", "{}"+tag, "a{"+tag, "b"+tag+"{c}")
 	}

@@ -71,8 +71,8 @@ func TestSentinelFailover(t *testing.T) {
 }
 
 // A master that has only gone silent would be noticed after a read timeout of a
-// minute; the Sentinels tell at once. It works with the first Sentinel gone,
-// too, and so it does when the old master is back.
+// minute; the Sentinels tell at once. It works with the first Sentinel gone, too,
+// and while the old master, back again, still takes itself for one.
 func TestSentinelsTellOfASwitch(t *testing.T) {
 	w, s := underSentinels(t, stack.Options{"readTimeout": "60s"})
 	w.pushed()
@@ -94,10 +94,6 @@ func TestSentinelsTellOfASwitch(t *testing.T) {
 		must(t, s.Master.Pause())
 		w.failedOver(s)
 		must(t, s.Master.Resume())
-		eventually(t, "the old master is a replica", func() bool {
-			role, err := s.Master.Do("ROLE")
-			return err == nil && fmt.Sprintf("%s", role.([]any)[0]) == "slave"
-		})
 		w.pushed2()
 	})
 }
