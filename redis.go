@@ -213,9 +213,10 @@ func (s *redisSettings) dialAs(endpoint string, who *login) (redis.Conn, error) 
 	}
 	deadline := time.Now().Add(s.dialTimeout)
 	dialer := &net.Dialer{Deadline: deadline}
-	network, address := "tcp", endpoint
-	if strings.HasPrefix(endpoint, unixPrefix) {
-		network, address = "unix", strings.TrimPrefix(endpoint, unixPrefix)
+	network := "tcp"
+	address := strings.TrimPrefix(endpoint, unixPrefix)
+	if address != endpoint {
+		network = "unix"
 	}
 	conn, err := dialer.Dial(network, address)
 	if err == nil && config != nil {

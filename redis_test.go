@@ -4,6 +4,7 @@ import (
 	"context"
 	stdtls "crypto/tls"
 	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -198,6 +199,35 @@ func TestWithoutPINGNothingIsPushed(t *testing.T) {
 	if table.source.session(0).push != nil {
 		t.Error("expects changes to be pushed")
 	}
+}
+
+// A unix socket is dialed as one: what comes over it goes to a fake Redis.
+func TestRedisOverAUnixSocket(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	socket := filepath.Join(t.TempDir(), "redis.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	carry := func() {
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial("tcp", redis.addr)
+			if err != nil {
+				return
+			}
+			go io.Copy(from, to)
+			go io.Copy(to, from)
+		}
+	}
+	go carry()
+	table := testTable(t, "unix://"+socket, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
 }
 
 func TestRedisOverTLS(t *testing.T) {
