@@ -37,8 +37,9 @@ var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 // fence decides which addresses are dialed. It is asked at every dial, with the
 // address that is really meant: a name may resolve to another one each time.
 type fence struct {
-	allow  []permit
-	dialer *net.Dialer
+	allow    []permit
+	dialer   *net.Dialer
+	literals memo // host:port of addresses that were let through -> true
 }
 
 // permit is one entry of targets.allow: a network or a name, and ports.
@@ -51,7 +52,7 @@ type permit struct {
 
 // newFence checks targets.allow. The error names the option and the entry.
 func newFence(config *TargetsConfig, dialer *net.Dialer) (*fence, error) {
-	f := &fence{dialer: dialer}
+	f := &fence{dialer: dialer, literals: memo{max: maxProxies}}
 	for _, entry := range config.Allow {
 		p, err := parsePermit(strings.TrimSpace(entry))
 		if err != nil {
@@ -114,6 +115,10 @@ func (p *permit) setPorts(text string) error {
 // that resolves to several those are tried in turn, within the dialer's timeout
 // in all.
 func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if f.literals.get(address) != nil {
+		conn, err := f.dialer.DialContext(ctx, network, address)
+		return conn, err
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -122,6 +127,7 @@ func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, er
 		if !f.permits("", literal, port) {
 			return nil, fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
 		}
+		f.literals.put(address, true)
 		conn, err := f.dialer.DialContext(ctx, network, address)
 		return conn, err
 	}

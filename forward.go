@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
+	"strings"
 	"sync"
 )
 
@@ -24,18 +26,7 @@ type forwarder struct {
 	proxies   memo // address -> *httputil.ReverseProxy
 }
 
-// attempt is a request on its way to a node. It travels in the request's
-// context, where nodeFailed finds it.
-type attempt struct {
-	hit   *hit
-	r     *http.Request // as Traefik handed it over
-	again bool          // the second and last attempt
-}
-
-// attemptKey is the context key of the attempt.
-type attemptKey struct{}
-
-// forward sends the request to the node of the hit.
+// forward sends a request to the node of a hit.
 func (m *middleware) forward(w http.ResponseWriter, r *http.Request, h *hit) {
 	r.Header[nodeHeader] = h.header
 	if isUpgrade(r) {
@@ -43,21 +34,40 @@ func (m *middleware) forward(w http.ResponseWriter, r *http.Request, h *hit) {
 		return
 	}
 	if r.ContentLength != 0 {
-		r.Body = io.NopCloser(r.Body) // the transport closes it when a dial fails
+		h = m.newHit(h.route)
+		h.body = io.NopCloser(r.Body) // the transport closes it when a dial fails
+		r.Body = h.body
 	}
-	m.try(w, &attempt{hit: h, r: r})
+	m.try(w, r, h)
 }
 
-// try makes an attempt.
-func (m *middleware) try(w http.ResponseWriter, a *attempt) {
-	r := a.r.WithContext(context.WithValue(a.r.Context(), attemptKey{}, a))
-	r.Header = a.r.Header.Clone() // the original is what Traefik's access log reads
-	r.Header.Del(nodeHeader)
+// try lets the proxy forward a request. It removes from what it forwards all that
+// Connection names, so the node does not receive nodeHeader.
+func (m *middleware) try(w http.ResponseWriter, r *http.Request, h *hit) {
+	r.Header["Connection"] = append(r.Header["Connection"], nodeHeader)
 	if !m.passHostHeader {
-		r.Host = a.hit.route.node.url.Host
+		r.Host = h.route.node.url.Host
 	}
+	r.Response = h.mark
 	defer endAborted(w)
-	a.hit.proxy.ServeHTTP(w, r)
+	h.proxy.ServeHTTP(w, r)
+}
+
+// hitKey is the context key of newMark.
+type hitKey struct{}
+
+// newMark makes what leads from a forwarded request back to its hit: the request
+// that nodeFailed gets is a copy, and the Response field, which means nothing on
+// a server, goes along with it. A context value does the same, but costs every
+// request three calls; this costs it an assignment.
+func newMark(h *hit) *http.Response {
+	request := &http.Request{}
+	return &http.Response{Request: request.WithContext(context.WithValue(context.Background(), hitKey{}, h))}
+}
+
+// hitOf returns the hit of a forwarded request.
+func hitOf(r *http.Request) *hit {
+	return r.Response.Request.Context().Value(hitKey{}).(*hit)
 }
 
 // endAborted ends the client's connection when the proxy has panicked with
@@ -88,19 +98,36 @@ func endConnection(w http.ResponseWriter) bool {
 // nodeFailed answers a request that the node did not. Where the node could not
 // be dialed the route is read again from Redis, once, and the node that it names
 // now is tried, if it is another one; nothing else ever is.
-func nodeFailed(w http.ResponseWriter, r *http.Request, err error) {
-	a := r.Context().Value(attemptKey{}).(*attempt)
-	m := a.hit.m
-	if isDialError(err) && !a.again {
-		route, findErr := m.table.findAgain(a.r.Context(), a.hit.route.key, a.hit.route.field)
-		if findErr == nil && route.node.address != a.hit.route.node.address {
-			h := m.hit(route)
-			a.r.Header[nodeHeader] = h.header
-			m.try(w, &attempt{hit: h, r: a.r, again: true})
+func nodeFailed(w http.ResponseWriter, out *http.Request, err error) {
+	h := hitOf(out)
+	m := h.m
+	if isDialError(err) && !h.second {
+		route, findErr := m.table.findAgain(out.Context(), h.route.key, h.route.field)
+		if findErr == nil && route.node.address != h.route.node.address {
+			second := m.newHit(route)
+			second.second = true
+			m.try(w, asReceived(out, h.body), second)
 			return
 		}
 	}
-	m.refuse(w, a.r, a.hit.route.key, a.hit.route.field, nodeError(err, a.hit.route.node))
+	m.refuse(w, out, h.route.key, h.route.field, nodeError(err, h.route.node))
+}
+
+// asReceived undoes what the proxy has done to a request: the node's path prefix,
+// the client's address, and a body that reads as closed.
+func asReceived(out *http.Request, body io.ReadCloser) *http.Request {
+	r := out.Clone(out.Context())
+	r.Body = body
+	if u, err := url.ParseRequestURI(out.RequestURI); err == nil {
+		r.URL = u
+	}
+	passed := r.Header.Get("X-Forwarded-For")
+	if last := strings.LastIndex(passed, ", "); last >= 0 {
+		r.Header.Set("X-Forwarded-For", passed[:last])
+	} else {
+		r.Header.Del("X-Forwarded-For")
+	}
+	return r
 }
 
 // to returns the proxy to a node.
@@ -142,20 +169,23 @@ func isDialError(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// webSocketNames are the header names of a handshake as RFC 6455 spells them,
-// where that is not Go's spelling. Some servers compare them with case.
-var webSocketNames = []string{
-	"Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol",
-	"Sec-WebSocket-Extensions", "Sec-WebSocket-Accept",
+// webSocketNames are the header names of a handshake as Go spells them, and as
+// RFC 6455 does. Some servers compare them with case.
+var webSocketNames = [][2]string{
+	{"Sec-Websocket-Key", "Sec-WebSocket-Key"},
+	{"Sec-Websocket-Version", "Sec-WebSocket-Version"},
+	{"Sec-Websocket-Protocol", "Sec-WebSocket-Protocol"},
+	{"Sec-Websocket-Extensions", "Sec-WebSocket-Extensions"},
+	{"Sec-Websocket-Accept", "Sec-WebSocket-Accept"},
 }
 
 // spellWebSocket gives the headers of a handshake their RFC spelling, as
 // Traefik's own proxy does.
 func spellWebSocket(header http.Header) {
-	for _, name := range webSocketNames {
-		if values := header.Values(name); len(values) > 0 {
-			header.Del(name)
-			header[name] = values
+	for _, names := range webSocketNames {
+		if values := header[names[0]]; values != nil {
+			delete(header, names[0])
+			header[names[1]] = values
 		}
 	}
 }

@@ -2,37 +2,118 @@ package dynamicforward
 
 import (
 	"io"
-	"math"
 	"net"
 	"reflect"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// relayBuffer is the size of a session's buffer for each direction, in bytes.
-// Sessions are many and mostly idle, so it is small; what is larger goes in
-// several pieces.
-const relayBuffer = 1024
+// A session's buffers. Sessions are many and mostly idle, so each direction has
+// a small one of its own. One that has much to carry borrows a large one, the
+// size of Go's own copy buffer, until it falls silent.
+const (
+	smallBuffer = 512       // bytes
+	largeBuffer = 32 * 1024 // bytes
+	stint       = 16 * 1024 // bytes carried with the small buffer before its pace is looked at
+	longStint   = 4 << 20   // the same with the large one
+)
+
+// A direction that carries a stint within busy has much to carry; one that is
+// silent for quiet gives the large buffer back.
+const (
+	busy  = 50 * time.Millisecond
+	quiet = time.Second
+)
 
 // lastWords is how long one side of a session may go on after the other has said
 // that it is done.
 const lastWords = 30 * time.Second
 
-// relay starts a session: it copies between the two connections until both are
-// done or one of them breaks. It names nothing else, so that nothing of the
-// handshake stays alive for as long as the session does.
-func relay(client, node net.Conn) {
-	go pump(node, client)
-	go pump(client, node)
+// tunnel is a session: two connections that are copied to each other.
+type tunnel struct {
+	client net.Conn
+	node   net.Conn
+	half   atomic.Bool // one side is done
 }
 
-// pump copies one direction. When src is done, dst is told so and has a while to
-// finish; when either breaks both are closed. The copying itself is compiled,
-// and LimitReader and MultiWriter hide the methods with which a connection would
-// bring a buffer of 32 kB of its own.
-func pump(dst, src net.Conn) {
+// tunnels hands sessions over to the goroutine that starts them. Yaegi: a
+// function's frame keeps its caller's alive, up to the one that began the
+// goroutine, so what a request starts by itself keeps all that the request knew.
+// This goroutine knows nothing but the two connections.
+var (
+	tunnels      = make(chan *tunnel)
+	startTunnels sync.Once
+)
+
+// relay starts a session: it copies between the two connections until both are
+// done or one of them breaks.
+func relay(client, node net.Conn) {
+	start := func() { go relayAll() }
+	startTunnels.Do(start)
+	tunnels <- &tunnel{client: client, node: node}
+}
+
+// relayAll starts the sessions that are handed over.
+func relayAll() {
+	defer recovered("starting sessions")
+	for {
+		t := <-tunnels
+		go pump(t, t.node, t.client)
+		go pump(t, t.client, t.node)
+	}
+}
+
+// pump carries one direction. When src is done, dst is told so and has a while to
+// finish; when either breaks both are closed. The copying is compiled, and
+// LimitReader and MultiWriter hide the methods with which a connection would
+// bring a buffer of 32 kB of its own. Here it stands in pump itself: one more
+// interpreted call, and an idle direction has a stack of 8 kB rather than 4.
+func pump(t *tunnel, dst, src net.Conn) {
 	defer recovered("relaying a session")
-	_, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, math.MaxInt64), make([]byte, relayBuffer))
+	small := make([]byte, smallBuffer)
+	for {
+		begin := time.Now()
+		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, stint), small)
+		if err == nil && n == stint {
+			if time.Since(begin) < busy {
+				n, err = carryMuch(t, dst, src)
+			}
+		}
+		if err != nil || n < stint {
+			finish(t, dst, src, err)
+			return
+		}
+	}
+}
+
+// largeBuffers are lent to the directions that have much to carry.
+var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, largeBuffer) }}
+
+// carryMuch copies with a large buffer until src falls silent. It returns what
+// pump goes by: stint bytes where there may be more, less where src is done.
+func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
+	buffer := largeBuffers.Get().([]byte)
+	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
+	defer largeBuffers.Put(buffer)
+	for !t.half.Load() {
+		_ = src.SetReadDeadline(time.Now().Add(quiet))
+		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, longStint), buffer)
+		if isTimeout(err) && !t.half.Load() {
+			_ = src.SetReadDeadline(time.Time{})
+			return stint, nil
+		}
+		if err != nil || n < longStint {
+			return 0, err
+		}
+	}
+	return stint, nil
+}
+
+// finish ends a direction.
+func finish(t *tunnel, dst, src net.Conn, err error) {
 	if err == nil && closeWrite(dst) {
+		t.half.Store(true)
 		_ = dst.SetReadDeadline(time.Now().Add(lastWords))
 		return
 	}

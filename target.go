@@ -14,6 +14,7 @@ import (
 type target struct {
 	url     *url.URL // scheme, host and path prefix
 	address string   // as Traefik's access log shows it: host:port, or the URL
+	dial    string   // host:port
 }
 
 // parseTarget reads an address as Redis holds it: host:port, [v6]:port, or an
@@ -39,7 +40,14 @@ func parseTarget(value string) (*target, error) {
 	if err := checkTarget(u, address != value); err != nil {
 		return nil, fmt.Errorf("%w: %q %s", errBadTarget, value, err.Error())
 	}
-	return &target{url: u, address: value}, nil
+	port := u.Port()
+	switch {
+	case port == "" && u.Scheme == "https":
+		port = "443"
+	case port == "":
+		port = "80"
+	}
+	return &target{url: u, address: value, dial: net.JoinHostPort(u.Hostname(), port)}, nil
 }
 
 // checkTarget says what is wrong with an address that could be parsed. A bare

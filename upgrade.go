@@ -16,20 +16,14 @@ import (
 // isUpgrade tells whether a request is the handshake of another protocol, which
 // is not WebSocket alone. One with a body goes the way of plain requests.
 func isUpgrade(r *http.Request) bool {
-	return r.Header.Get("Upgrade") != "" && r.ContentLength == 0 && r.ProtoMajor == 1 &&
-		hasToken(r.Header["Connection"], "upgrade")
-}
-
-// hasToken tells whether a header that lists tokens has one of them.
-func hasToken(values []string, token string) bool {
-	for _, value := range values {
-		for _, t := range strings.Split(value, ",") {
-			if strings.EqualFold(strings.TrimSpace(t), token) {
-				return true
-			}
-		}
+	if r.Header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
+		return false
 	}
-	return false
+	connection := r.Header["Connection"]
+	if len(connection) == 1 && connection[0] == "Upgrade" {
+		return true // as Traefik's entry point leaves it
+	}
+	return strings.Contains(","+strings.ToLower(strings.ReplaceAll(strings.Join(connection, ","), " ", ""))+",", ",upgrade,")
 }
 
 // handshake is a node's answer to a handshake, and the connection it came on.
@@ -44,13 +38,13 @@ type handshake struct {
 // is left of the request is two connections and what relays between them. As in
 // nodeFailed a node that cannot be dialed is looked up again, once.
 func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
-	shake, err := m.nodes.shake(r, h, m.passHostHeader)
+	shake, err := m.nodes.shake(r, h)
 	if err != nil && isDialError(err) {
 		route, findErr := m.table.findAgain(r.Context(), h.route.key, h.route.field)
 		if findErr == nil && route.node.address != h.route.node.address {
-			h = m.hit(route)
+			h = m.newHit(route)
 			r.Header[nodeHeader] = h.header
-			shake, err = m.nodes.shake(r, h, m.passHostHeader)
+			shake, err = m.nodes.shake(r, h)
 		}
 	}
 	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
@@ -71,7 +65,7 @@ func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
 
 // shake sends a handshake to a node and reads the answer. The client may go away
 // meanwhile; it may have sent something already, which waits.
-func (f *forwarder) shake(r *http.Request, h *hit, passHostHeader bool) (*handshake, error) {
+func (f *forwarder) shake(r *http.Request, h *hit) (*handshake, error) {
 	ctx := r.Context()
 	conn, err := f.dial(ctx, h.route.node)
 	if err != nil {
@@ -82,7 +76,7 @@ func (f *forwarder) shake(r *http.Request, h *hit, passHostHeader bool) (*handsh
 	}
 	giveUp := func() { conn.Close() }
 	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(conn, handshakeRequest(r, h, passHostHeader))
+	shake, err := exchange(conn, handshakeRequest(r, h))
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -96,22 +90,13 @@ func (f *forwarder) shake(r *http.Request, h *hit, passHostHeader bool) (*handsh
 
 // dial connects to a node, with TLS where its address is an https URL.
 func (f *forwarder) dial(ctx context.Context, node *target) (net.Conn, error) {
-	host := node.url.Hostname()
-	port := node.url.Port()
-	secure := node.url.Scheme == "https"
-	switch {
-	case port == "" && secure:
-		port = "443"
-	case port == "":
-		port = "80"
-	}
-	conn, err := f.fence.dial(ctx, "tcp", net.JoinHostPort(host, port))
-	if err != nil || !secure {
+	conn, err := f.fence.dial(ctx, "tcp", node.dial)
+	if err != nil || node.url.Scheme != "https" {
 		return conn, err
 	}
 	config := f.transport.TLSClientConfig.Clone()
 	if config.ServerName == "" {
-		config.ServerName = host
+		config.ServerName = node.url.Hostname()
 	}
 	limited, cancel := context.WithTimeout(ctx, f.transport.TLSHandshakeTimeout)
 	defer cancel()
@@ -123,48 +108,57 @@ func (f *forwarder) dial(ctx context.Context, node *target) (net.Conn, error) {
 	return safe, nil
 }
 
-// hopByHop are the headers that belong to one connection (RFC 9110, 7.6.1), and
-// those that are left over from before it.
-var hopByHop = []string{
-	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
-}
-
-// removeHopByHop removes them, and what Connection names besides.
+// removeHopByHop removes the headers that belong to one connection (RFC 9110,
+// 7.6.1), what Connection names besides, and what is left over from before it.
 func removeHopByHop(header http.Header) {
-	for _, value := range header["Connection"] {
-		for _, name := range strings.Split(value, ",") {
+	connection := header["Connection"]
+	if len(connection) != 1 || connection[0] != "Upgrade" {
+		for _, name := range strings.Split(strings.Join(connection, ","), ",") {
 			header.Del(strings.TrimSpace(name))
 		}
 	}
-	for _, name := range hopByHop {
-		header.Del(name)
-	}
+	delete(header, "Connection")
+	delete(header, "Proxy-Connection")
+	delete(header, "Keep-Alive")
+	delete(header, "Proxy-Authenticate")
+	delete(header, "Proxy-Authorization")
+	delete(header, "Te")
+	delete(header, "Trailer")
+	delete(header, "Transfer-Encoding")
+	delete(header, "Upgrade")
 }
+
+// Headers that every handshake has in common.
+var (
+	connectionUpgrade = []string{"Upgrade"}
+	noUserAgent       = []string{""} // or Go says its own
+)
 
 // handshakeRequest is the handshake as the node gets it: as the client sent it,
 // but for the headers that Traefik's own proxy changes too.
-func handshakeRequest(r *http.Request, h *hit, passHostHeader bool) *http.Request {
+func handshakeRequest(r *http.Request, h *hit) *http.Request {
 	out := r.Clone(context.Background())
 	h.proxy.Director(out)
-	if !passHostHeader {
+	if !h.m.passHostHeader {
 		out.Host = h.route.node.url.Host
 	}
-	upgrade := r.Header.Get("Upgrade")
-	removeHopByHop(out.Header)
-	out.Header.Set("Connection", "Upgrade")
-	out.Header.Set("Upgrade", upgrade)
-	out.Header.Del(nodeHeader)
-	if client, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		if before := strings.Join(r.Header["X-Forwarded-For"], ", "); before != "" {
-			client = before + ", " + client
+	header := out.Header
+	upgrade := header["Upgrade"]
+	removeHopByHop(header)
+	header["Connection"] = connectionUpgrade
+	header["Upgrade"] = upgrade
+	delete(header, nodeHeader)
+	client, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err == nil {
+		if before := header["X-Forwarded-For"]; before != nil {
+			client = strings.Join(before, ", ") + ", " + client
 		}
-		out.Header.Set("X-Forwarded-For", client)
+		header["X-Forwarded-For"] = []string{client}
 	}
-	if out.Header["User-Agent"] == nil {
-		out.Header.Set("User-Agent", "") // or Go says its own
+	if header["User-Agent"] == nil {
+		header["User-Agent"] = noUserAgent
 	}
-	spellWebSocket(out.Header)
+	spellWebSocket(header)
 	return out
 }
 
@@ -193,7 +187,7 @@ func exchange(conn net.Conn, request *http.Request) (*handshake, error) {
 func (s *handshake) agreed(r *http.Request) error {
 	asked := r.Header.Get("Upgrade")
 	got := s.response.Header.Get("Upgrade")
-	if strings.EqualFold(asked, got) {
+	if asked == got || strings.EqualFold(asked, got) {
 		return nil
 	}
 	s.conn.Close()
@@ -222,11 +216,9 @@ func (s *handshake) switchTo(w http.ResponseWriter) error {
 		s.conn.Close()
 		return err
 	}
-	header := w.Header() // what other middlewares want the client to get
-	for name, values := range s.response.Header {
-		header[name] = append(header[name], values...)
+	for name, values := range w.Header() { // what other middlewares want the client to get
+		s.response.Header[name] = append(s.response.Header[name], values...)
 	}
-	s.response.Header = header
 	s.response.Body = nil
 	err = s.response.Write(buffered)
 	if err == nil {
@@ -249,8 +241,12 @@ func (s *handshake) switchTo(w http.ResponseWriter) error {
 
 // passOn writes what a reader has buffered.
 func passOn(w io.Writer, reader *bufio.Reader) error {
-	early, err := reader.Peek(reader.Buffered())
-	if err != nil || len(early) == 0 {
+	waiting := reader.Buffered()
+	if waiting == 0 {
+		return nil
+	}
+	early, err := reader.Peek(waiting)
+	if err != nil {
 		return err
 	}
 	_, err = w.Write(early)

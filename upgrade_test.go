@@ -186,3 +186,36 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 		t.Errorf("refused: got %v, %v", response, err)
 	}
 }
+
+func TestASessionCarriesMuchAndLittle(t *testing.T) {
+	echo := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, switching)
+		_, _ = io.Copy(conn, reader)
+	}
+	gateway := sessionGateway(t, rawNode(t, echo))
+	conn, reader := rawClient(t, gateway, handshakeText(wgamed))
+	if _, err := http.ReadResponse(reader, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{1, 100, smallBuffer, stint - 1, stint, stint + 1, 8 << 20, 3} {
+		sent := make([]byte, size)
+		for i := 0; i < len(sent); i += 251 {
+			sent[i] = byte(i)
+		}
+		write := func() { _, _ = conn.Write(sent) }
+		go write()
+		got := make([]byte, size)
+		if _, err := io.ReadFull(reader, got); err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		if string(got) != string(sent) {
+			t.Fatalf("%d bytes came back changed", size)
+		}
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(reader); len(rest) != 0 || err != nil {
+		t.Errorf("after the end: %q, %v", rest, err)
+	}
+}
