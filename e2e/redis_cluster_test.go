@@ -236,10 +236,12 @@ func TestClusterFailoverByHand(t *testing.T) {
 func TestClusterTroubleIsExplained(t *testing.T) {
 	plain := startRedis(t, stack.RedisOptions{})
 	alone := startRedis(t, stack.RedisOptions{Args: []string{"--cluster-enabled", "yes", "--cluster-port", "0"}})
+	addUser(t, alone, gatewayRule)
 	for _, c := range []struct {
 		link stack.Options
 		log  []string
 	}{
+		{user(stack.Options{"endpoints": []string{alone.Addr()}, "cluster": true}), []string{"NOPERM", "'cluster|slots'", "look at the ACL rules of redis.username"}},
 		{stack.Options{"endpoints": []string{plain.Addr()}, "cluster": true}, []string{"cluster support disabled", "remove redis.cluster"}},
 		{stack.Options{"endpoints": []string{alone.Addr()}, "cluster": true}, []string{"knows of no slots"}},
 		{stack.Options{"endpoints": []string{alone.Addr()}, "db": 1}, []string{"SELECT is not allowed", "set redis.cluster and remove redis.db"}},

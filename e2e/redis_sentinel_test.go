@@ -125,17 +125,29 @@ func TestSentinelTroubleIsExplained(t *testing.T) {
 	s, err := stack.StartSentinels("game")
 	must(t, err)
 	t.Cleanup(s.Stop)
+	// Users who may do all that is needed but one thing.
+	lacking := map[string][]string{"noask": {"+ping", "+subscribe"}, "nolisten": {"+ping", "+sentinel|get-master-addr-by-name"}}
+	for name, rule := range lacking {
+		_, err := s.All[0].Do("ACL", "SETUSER", name, "on", ">s3cret", "&+switch-master", rule[0], rule[1])
+		must(t, err)
+	}
+	addUser(t, s.Master, gatewayRule) // without +role
+	as := func(name string) stack.Options {
+		return stack.Options{"masterName": "game", "username": name, "password": "s3cret"}
+	}
 	for _, c := range []struct {
 		endpoint string
 		sentinel stack.Options
 		log      []string
 	}{
+		{s.All[0].Addr(), as("noask"), []string{"NOPERM", "sentinel|get-master-addr-by-name", "look at the ACL rules of redis.sentinel.username"}},
+		{s.All[0].Addr(), as("nolisten"), []string{"NOPERM", "'subscribe'", "look at the ACL rules of redis.sentinel.username"}},
 		{s.All[0].Addr(), stack.Options{"masterName": "other"}, []string{`knows no master "other"`, "redis.sentinel.masterName"}},
 		{s.Master.Addr(), stack.Options{"masterName": "game"}, []string{"the server is no Sentinel", "redis.endpoints"}},
 		{s.All[1].Addr(), stack.Options{"masterName": "game", "username": "nobody", "password": "s3cret"}, []string{"WRONGPASS", "redis.sentinel.username and redis.sentinel.password"}},
 	} {
-		w := onto(t, s.Master, stack.Options{"endpoints": []string{c.endpoint}, "sentinel": c.sentinel})
-		w.want(nobody(), redisDown)
+		w := onto(t, s.Master, user(stack.Options{"endpoints": []string{c.endpoint}, "sentinel": c.sentinel}))
+		w.want(nobody(), redisDown) // if for nothing else, then for want of +role
 		eventually(t, fmt.Sprint("the log says ", c.log), func() bool {
 			return hasLine(w.traefik.Log(), append([]string{"dynamicforward redis", "Sentinel " + c.endpoint}, c.log...)...)
 		})
@@ -143,4 +155,8 @@ func TestSentinelTroubleIsExplained(t *testing.T) {
 			t.Error("the log tells a password")
 		}
 	}
+	w := onto(t, s.Master, user(stack.Options{"endpoints": s.Addrs(), "sentinel": stack.Options{"masterName": "game"}}))
+	eventually(t, "the log tells that +role is missing", func() bool {
+		return hasLine(w.traefik.Log(), "dynamicforward redis "+s.Master.Addr(), "NOPERM", "'role'", "look at the ACL rules of redis.username")
+	})
 }

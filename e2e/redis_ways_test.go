@@ -29,6 +29,18 @@ var (
 	sentinelRule = []string{"resetchannels", "&+switch-master", "-@all", "+ping", "+subscribe", "+sentinel|get-master-addr-by-name"}
 )
 
+// The rules in the documentation are those that the tests use.
+func TestDocumentedACLRules(t *testing.T) {
+	doc, err := os.ReadFile("../docs/redis.md")
+	must(t, err)
+	for _, rule := range [][]string{gatewayRule, dbRule, masterRule, clusterRule, sentinelRule} {
+		text := strings.Join(rule, " ")
+		if !strings.Contains(strings.ReplaceAll(string(doc), `\|`, "|"), text) {
+			t.Errorf("docs/redis.md does not have %q", text)
+		}
+	}
+}
+
 const gatewayPassword = "s3cret-gateway"
 
 // doer is anything that takes a Redis command.
