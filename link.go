@@ -30,57 +30,101 @@ const (
 // half dead is found within pingEvery and redis.readTimeout.
 const pingEvery = time.Second
 
+// source is where look-ups go: a link to one server, or a Cluster of them. It
+// connects by itself, again and again. While a server is not there look-ups fail
+// at once.
+type source interface {
+	start()
+	close()
+	// ask takes a look-up, or says why it cannot. One in the background has to
+	// leave the places to those that somebody waits for.
+	ask(l *lookup, background bool) error
+	// session returns the session of the server that holds a slot, or nil if
+	// that does not answer.
+	session(slot int) *session
+	// whole tells whether every server answers.
+	whole() bool
+}
+
+// newSource makes the source that the settings ask for; start connects it.
+func newSource(settings *redisSettings, owner linkOwner) source {
+	if settings.cluster {
+		return newCluster(settings, owner)
+	}
+	return newLink(settings, settings.endpoints[0], owner)
+}
+
 // lookup is one question to Redis.
 type lookup struct {
 	key   string
 	field string // "": the key is a string
+	slot  int    // of the key, in a Cluster
 	ping  bool   // no question, but a sign of life wanted
+
+	// How a Cluster has led it on.
+	hops   int
+	asking bool // to a server that is only about to own the slot
 
 	done  chan struct{} // closed when the rest is there
 	route *route
+	stale bool  // Redis did not answer: the route is from before
 	err   error // wraps errRedisDown
 }
 
-// linkOwner is told what comes over a link. up comes first, then, until down,
-// the others, from several goroutines.
+// linkOwner is told what comes over a link, from several goroutines.
 type linkOwner interface {
-	up(s *session)
-	down(s *session)
-	changed(c *change)
+	// turned says that a session has come or gone, or that a slot has another
+	// owner: what session returns is not what it was.
+	turned()
+	changed(s *session, c *change)
 	// landed is called once for each look-up that ask took. err means that
 	// there is no answer.
 	landed(l *lookup, s *session, value string, err error)
 }
 
 // link keeps a connection to one Redis that many look-ups share: they are sent
-// as they come, several with one write, and answered in order. It connects by
-// itself, again and again. While Redis is not there look-ups fail at once: only
-// those wait that come before the first attempt to connect is over, or during
-// the first one after a connection was closed.
+// as they come, several with one write, and answered in order. While Redis is
+// not there look-ups fail at once: only those wait that come before the first
+// attempt to connect is over, or during the first one after a connection was
+// closed.
 type link struct {
-	settings *redisSettings
-	owner    linkOwner
-	waiting  chan *lookup
-	closing  chan struct{}
-	noPush   string // why Redis does not push; what was logged last
+	settings  *redisSettings
+	endpoint  string
+	sentinels *sentinels // who know the endpoint; nil: it stays
+	owner     linkOwner
+	waiting   chan *lookup
+	closing   chan struct{}
+	hurry     chan struct{} // ends the wait between two attempts to connect
+	noPush    string        // why Redis does not push; what was logged last
 
 	mu    sync.Mutex
-	fault error // why look-ups are not taken; nil: they are
+	fault error    // why look-ups are not taken; nil: they are
+	live  *session // nil: Redis does not answer
 }
 
 // newLink makes a link; start connects it.
-func newLink(settings *redisSettings, owner linkOwner) *link {
-	return &link{
+func newLink(settings *redisSettings, endpoint string, owner linkOwner) *link {
+	k := &link{
 		settings: settings,
+		endpoint: endpoint,
 		owner:    owner,
 		waiting:  make(chan *lookup, maxWaiting),
 		closing:  make(chan struct{}),
+		hurry:    make(chan struct{}, 1),
 	}
+	if settings.sentinel != nil {
+		k.sentinels = newSentinels(settings)
+		k.endpoint = "master " + settings.sentinel.MasterName // until the Sentinels have said where that is
+	}
+	return k
 }
 
-// start begins to connect.
+// start implements source.
 func (k *link) start() {
 	go k.run()
+	if k.sentinels != nil {
+		go k.sentinels.watch(k)
+	}
 }
 
 // close ends the link for good.
@@ -88,8 +132,39 @@ func (k *link) close() {
 	close(k.closing)
 }
 
-// ask takes a look-up, or says why it cannot. One in the background has to leave
-// the places to those that somebody waits for.
+// session implements source.
+func (k *link) session(_ int) *session {
+	k.mu.Lock()
+	s := k.live
+	k.mu.Unlock()
+	return s
+}
+
+// whole implements source.
+func (k *link) whole() bool {
+	return k.session(0) != nil
+}
+
+// enter makes a session the one that session returns, or none.
+func (k *link) enter(s *session) {
+	k.mu.Lock()
+	k.live = s
+	k.mu.Unlock()
+	k.owner.turned()
+}
+
+// renew ends the session, if there is one, and connects again at once.
+func (k *link) renew(why error) {
+	if s := k.session(0); s != nil {
+		s.fail(why)
+	}
+	select {
+	case k.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// ask implements source.
 func (k *link) ask(l *lookup, background bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -146,13 +221,14 @@ func (k *link) run() {
 			return
 		default:
 		}
-		logFailure(errRedisDown, "redis %s: %s", k.settings.endpoint, wording(err))
+		logFailure(errRedisDown, "redis %s: %s", k.endpoint, wording(err))
 		if s != nil && s.answered.Load() && !isTimeout(err) {
 			continue // closed by a Redis that lived: what waits may wait for one attempt
 		}
 		k.refuse(fmt.Errorf("%w: %s", errRedisDown, wording(err)))
 		select {
 		case <-time.After(wait - jitter(wait)):
+		case <-k.hurry:
 		case <-k.closing:
 		}
 		wait = wait * 2
@@ -170,17 +246,33 @@ func jitter(wait time.Duration) time.Duration {
 // connect makes the connection for look-ups and, where the server pushes, the
 // one for its news.
 func (k *link) connect() (*session, error) {
-	conn, err := k.settings.dial()
+	if k.sentinels != nil {
+		master, err := k.sentinels.master()
+		if err != nil {
+			return nil, err
+		}
+		k.endpoint = master
+	}
+	conn, err := k.settings.dial(k.endpoint)
+	if err == nil && k.sentinels != nil {
+		err = isMaster(conn)
+		if err != nil {
+			conn.Close()
+		}
+	}
 	if err != nil {
+		if k.sentinels != nil {
+			k.sentinels.doubt()
+		}
 		return nil, err
 	}
-	push, refusal, err := k.settings.startPush(conn)
+	push, refusal, err := k.settings.startPush(k.endpoint, conn)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	k.tellPush(refusal)
-	return newSession(conn, push), nil
+	return newSession(k.endpoint, conn, push), nil
 }
 
 // tellPush logs, once, that Redis does not push, or that it does again.
@@ -194,15 +286,15 @@ func (k *link) tellPush(refusal error) {
 	}
 	k.noPush = text
 	if refusal == nil {
-		log.Printf("dynamicforward redis %s: pushes changes now", k.settings.endpoint)
+		log.Printf("dynamicforward redis %s: pushes changes now", k.endpoint)
 		return
 	}
-	log.Printf("dynamicforward redis %s: does not push changes, so routes are trusted for cache.ttl: %s", k.settings.endpoint, text)
+	log.Printf("dynamicforward redis %s: does not push changes, so routes are trusted for cache.ttl: %s", k.endpoint, text)
 }
 
 // serve carries look-ups until the connection breaks, and returns why it did.
 func (k *link) serve(s *session) error {
-	k.owner.up(s)
+	k.enter(s)
 	received := make(chan struct{})
 	go k.receive(s, received)
 	if s.push != nil {
@@ -210,7 +302,7 @@ func (k *link) serve(s *session) error {
 	}
 	k.send(s)
 	<-received
-	k.owner.down(s)
+	k.enter(nil)
 	fault := fmt.Errorf("%w: %s", errRedisDown, wording(s.err))
 	for {
 		select {
@@ -278,7 +370,7 @@ func (k *link) receive(s *session, received chan struct{}) {
 	for {
 		select {
 		case l := <-s.sent:
-			value, err := redis.String(s.conn.Receive())
+			value, err := s.read(l)
 			if s.conn.Err() != nil {
 				k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
 				s.fail(err)
@@ -311,7 +403,7 @@ func (k *link) listen(s *session) {
 		}
 		s.heard.Store(time.Now().UnixNano())
 		if c != nil {
-			k.owner.changed(c)
+			k.owner.changed(s, c)
 		}
 	}
 }
@@ -320,9 +412,10 @@ func (k *link) listen(s *session) {
 // two connections live and die together: what Redis promised to tell about the
 // keys read on one, it tells on the other.
 type session struct {
-	conn redis.Conn
-	push redis.Conn // nil: the server does not push
-	sent chan *lookup
+	endpoint string
+	conn     redis.Conn
+	push     redis.Conn // nil: the server does not push
+	sent     chan *lookup
 
 	answered atomic.Bool  // whether any look-up was answered
 	heard    atomic.Int64 // when push was last heard of, in Unix nanoseconds
@@ -332,8 +425,8 @@ type session struct {
 	err    error         // why; read it after broken
 }
 
-func newSession(conn, push redis.Conn) *session {
-	s := &session{conn: conn, push: push, sent: make(chan *lookup, maxInFlight), broken: make(chan struct{})}
+func newSession(endpoint string, conn, push redis.Conn) *session {
+	s := &session{endpoint: endpoint, conn: conn, push: push, sent: make(chan *lookup, maxInFlight), broken: make(chan struct{})}
 	s.heard.Store(time.Now().UnixNano())
 	return s
 }
@@ -369,6 +462,12 @@ func (s *session) pingPush() {
 func (s *session) write(batch []*lookup) error {
 	for _, l := range batch {
 		var err error
+		if l.asking {
+			err = s.conn.Send("ASKING")
+		}
+		if err != nil {
+			return err
+		}
 		switch {
 		case l.ping:
 			err = s.conn.Send("PING")
@@ -383,4 +482,20 @@ func (s *session) write(batch []*lookup) error {
 	}
 	err := s.conn.Flush()
 	return err
+}
+
+// read reads the answer to a look-up.
+func (s *session) read(l *lookup) (string, error) {
+	if l.asking {
+		_, refusal := s.conn.Receive()
+		if s.conn.Err() != nil {
+			return "", refusal
+		}
+		if refusal != nil {
+			_, _ = s.conn.Receive()
+			return "", refusal
+		}
+	}
+	value, err := redis.String(s.conn.Receive())
+	return value, err
 }

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/traefik/genconf/dynamic"
+	"github.com/traefik/genconf/dynamic/types"
 )
 
 // Config is the plugin's part of Traefik's routing configuration. Every option
@@ -60,22 +61,51 @@ type Config struct {
 
 // RedisConfig says how to reach Redis. The names are those of Traefik's own
 // Redis options. Durations are strings such as "1s" or "250ms"; a bare number
-// is seconds.
+// is seconds. docs/redis.md has an example of each way.
 type RedisConfig struct {
-	// Endpoints is the address of the server, as host:port. Required, one.
+	// Endpoints is where the server is, as host:port or unix:///path.
+	// Required. One for a server; one or more of the Sentinels, or of the
+	// nodes of a Cluster, each as host:port.
 	Endpoints []string `json:"endpoints,omitempty"`
 	// Username is the ACL user (Redis 6). Default "": the default user.
 	Username string `json:"username,omitempty"`
 	// Password authenticates Username. Default "": no AUTH is sent.
 	Password string `json:"password,omitempty"`
-	// DB is the database to select. Default 0.
+	// PasswordFile is the path of a file that holds the password instead, and
+	// nothing else but a line's end. It is read at the start and again at each
+	// new connection. Default "": Password counts.
+	PasswordFile string `json:"passwordFile,omitempty"`
+	// DB is the database to select. Default 0, the only one of a Cluster.
 	DB int `json:"db,omitempty"`
-	// DialTimeout bounds connecting. Default "1s".
+	// TLS, where it is there, makes all connections TLS ones, also those to
+	// Sentinels: ca, cert and key (each a path or the PEM itself, read again at
+	// each new connection) and insecureSkipVerify. No ca: the system's roots.
+	// Default: plain TCP.
+	TLS *types.ClientTLS `json:"tls,omitempty"`
+	// Sentinel, where it is there, makes Endpoints the Sentinels, which are
+	// asked for the master. Default: Endpoints is the server.
+	Sentinel *SentinelConfig `json:"sentinel,omitempty"`
+	// Cluster makes Endpoints nodes of a Redis Cluster, which are asked for
+	// all the others. Default false.
+	Cluster bool `json:"cluster,omitempty"`
+	// DialTimeout bounds connecting, with the TLS handshake. Default "1s".
 	DialTimeout string `json:"dialTimeout,omitempty"`
 	// ReadTimeout bounds the wait for one reply. Default "1s".
 	ReadTimeout string `json:"readTimeout,omitempty"`
 	// WriteTimeout bounds the sending of one command. Default "1s".
 	WriteTimeout string `json:"writeTimeout,omitempty"`
+}
+
+// SentinelConfig says which master the Sentinels are asked for.
+type SentinelConfig struct {
+	// MasterName is the master's name, as SENTINEL MASTERS shows it. Required.
+	MasterName string `json:"masterName,omitempty"`
+	// Username is the Sentinels' own ACL user (Redis 6.2). Default "": the
+	// default user.
+	Username string `json:"username,omitempty"`
+	// Password is the Sentinels' own password. Default "": no AUTH is sent to
+	// them; RedisConfig's are for the master alone.
+	Password string `json:"password,omitempty"`
 }
 
 // CacheConfig bounds the routing table. Durations are as in RedisConfig.

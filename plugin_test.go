@@ -312,8 +312,8 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		set  func(c *Config)
 		want string
 	}{
-		{func(c *Config) { c.Redis.Endpoints = nil }, "redis.endpoints: needs one host:port, such as 127.0.0.1:6379, and has 0"},
-		{func(c *Config) { c.Redis.Endpoints = []string{"a:1", "b:1"} }, "redis.endpoints: needs one host:port, such as 127.0.0.1:6379, and has 2"},
+		{func(c *Config) { c.Redis.Endpoints = nil }, "redis.endpoints: missing: set a host:port such as 127.0.0.1:6379, or unix:///path"},
+		{func(c *Config) { c.Redis.Endpoints = []string{"a:1", "b:1"} }, "redis.endpoints: one server has one address, and here are 2: set redis.sentinel.masterName if they are Sentinels, redis.cluster if they are a Cluster, or leave one"},
 		{func(c *Config) { c.Redis.Endpoints = []string{"localhost"} }, `redis.endpoints: "localhost" is no host:port`},
 		{func(c *Config) { c.Redis.Endpoints = []string{":6379"} }, `redis.endpoints: ":6379" is no host:port`},
 		{func(c *Config) { c.Redis.Username = "u" }, "redis.username: needs redis.password"},

@@ -64,6 +64,22 @@ func (s *shelf) drop(key string) map[string]*route {
 	return fields
 }
 
+// dropAll removes the keys of the routes that which picks.
+func (s *shelf) dropAll(which func(r *route) bool) {
+	var picked []string
+	for key, fields := range s.keys {
+		for _, r := range fields {
+			if which(r) {
+				picked = append(picked, key)
+				break
+			}
+		}
+	}
+	for _, key := range picked {
+		s.drop(key)
+	}
+}
+
 // remove removes a single route, if it is there.
 func (s *shelf) remove(key, field string) {
 	fields := s.keys[key]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+	"github.com/mna/redisc"
 )
 
 // How often the table looks after itself.
@@ -61,6 +62,7 @@ func newTableSettings(config *CacheConfig) (*tableSettings, error) {
 type route struct {
 	key   string
 	field string
+	slot  int // of the key, in a Cluster
 	node  *target
 	err   error // why there is no node: wraps errUnknownNode or errBadTarget
 
@@ -81,18 +83,21 @@ type route struct {
 // not listed any more is given to those who waited for it, who came before the
 // news did, and is not kept. News that come later find the route on its shelf.
 //
+// A route counts as true for as long as the server that it was read from holds
+// its slot, over the same session. Where there is no Cluster all is slot 0.
+//
 // docs/routing-table.md tells all its rules in one place.
 type table struct {
-	link     *link
-	settings *tableSettings
-	closing  chan struct{}
+	source    source
+	clustered bool
+	settings  *tableSettings
+	closing   chan struct{}
 
 	// epoch grows when what was true may no longer be: a connection comes or
-	// goes, everything was flushed, a route has to be read again.
+	// goes, a slot moves, a server was flushed, a route has to be read again.
 	epoch atomic.Int64
 
 	mu       sync.Mutex
-	session  *session // nil: Redis does not answer
 	routes   *shelf
 	unknown  *shelf // what has no node: kept apart, so that names made up by clients push no route out
 	fetching map[string]map[string]*lookup
@@ -108,14 +113,15 @@ func joinTable(ctx context.Context, redis *redisSettings, cache *tableSettings) 
 // newTable makes a table and starts to connect.
 func newTable(redis *redisSettings, cache *tableSettings) *table {
 	t := &table{
-		settings: cache,
-		closing:  make(chan struct{}),
-		routes:   newShelf(cache.maxEntries),
-		unknown:  newShelf(maxUnknown),
-		fetching: map[string]map[string]*lookup{},
+		clustered: redis.cluster,
+		settings:  cache,
+		closing:   make(chan struct{}),
+		routes:    newShelf(cache.maxEntries),
+		unknown:   newShelf(maxUnknown),
+		fetching:  map[string]map[string]*lookup{},
 	}
-	t.link = newLink(redis, t)
-	t.link.start()
+	t.source = newSource(redis, t)
+	t.source.start()
 	go t.look()
 	return t
 }
@@ -123,7 +129,7 @@ func newTable(redis *redisSettings, cache *tableSettings) *table {
 // close ends the table's connections.
 func (t *table) close() {
 	close(t.closing)
-	t.link.close()
+	t.source.close()
 }
 
 // How a route was found.
@@ -139,11 +145,11 @@ func (t *table) find(ctx context.Context, key, field string) (*route, string, er
 	t.mu.Lock()
 	known := t.get(key, field)
 	use, refresh := t.trust(known)
-	how := foundHit
-	if t.session == nil {
-		how = foundStale
-	}
 	if use {
+		how := foundHit
+		if t.source.session(known.slot) == nil {
+			how = foundStale
+		}
 		if refresh {
 			t.fetch(key, field, true)
 		}
@@ -153,8 +159,8 @@ func (t *table) find(ctx context.Context, key, field string) (*route, string, er
 	l := t.fetch(key, field, false)
 	t.mu.Unlock()
 	r, err := t.wait(ctx, l)
-	if r == known {
-		return r, foundStale, err // Redis did not answer
+	if r != nil && l.stale {
+		return r, foundStale, err
 	}
 	return r, foundMiss, err
 }
@@ -190,19 +196,23 @@ func (t *table) get(key, field string) *route {
 
 // trust says whether a route may be used, and whether it is to be read again.
 func (t *table) trust(r *route) (use, refresh bool) {
-	switch {
-	case r == nil:
+	if r == nil {
 		return false, true
-	case t.session == nil:
+	}
+	live := t.source.session(r.slot)
+	switch {
+	case live == nil:
 		use = t.outlives(r)
 		if use {
 			r.epoch.Store(t.epoch.Load()) // until the next tick
 		}
 		return use, !use
-	case t.session.push == nil:
+	case live.push == nil:
 		return t.young(r)
-	case r.session != t.session:
-		return false, true // read before the connection was made anew
+	case r.session != live:
+		return false, true // read before the connection was made anew, or where the slot was before
+	case t.clustered && r.node == nil:
+		return t.young(r) // of a slot that moves nothing is told about the keys that it does not hold
 	}
 	// Redis would have told. Whether it really does is looked after once in a
 	// while: what moves a key without a word (SWAPDB, say) is found so.
@@ -242,7 +252,10 @@ func (t *table) fetch(key, field string, background bool) *lookup {
 		return l
 	}
 	l := &lookup{key: key, field: field, done: make(chan struct{})}
-	if err := t.link.ask(l, background); err != nil {
+	if t.clustered {
+		l.slot = redisc.Slot(key)
+	}
+	if err := t.source.ask(l, background); err != nil {
 		t.fail(l, err)
 		return l
 	}
@@ -260,6 +273,7 @@ func (t *table) fetch(key, field string, background bool) *lookup {
 func (t *table) fail(l *lookup, err error) {
 	if known := t.get(l.key, l.field); known != nil && t.outlives(known) {
 		l.route = known
+		l.stale = true
 	} else {
 		l.err = err
 	}
@@ -277,7 +291,7 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 			delete(t.fetching, l.key)
 		}
 	}
-	r := &route{key: l.key, field: l.field, session: s, read: time.Now()}
+	r := &route{key: l.key, field: l.field, slot: l.slot, session: s, read: time.Now()}
 	switch {
 	case err == nil:
 		r.node, r.err = parseTarget(value)
@@ -292,63 +306,55 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 		t.fail(l, fmt.Errorf("%w: %s", errRedisDown, wording(err)))
 		return
 	}
-	if listed && s == t.session {
-		t.keep(r)
+	if listed && s == t.source.session(l.slot) {
+		r = t.keep(r, s.push != nil)
+	} else if listed && l.asking {
+		r = t.keep(r, false) // for when Redis does not answer: the slot is another server's
 	}
 	l.route = r
 	close(l.done)
 }
 
-// keep puts a route that has just been read on its shelf.
-func (t *table) keep(r *route) {
-	if r.session.push != nil {
-		r.epoch.Store(t.epoch.Load())
-	} else {
-		r.epoch.Store(untrusted)
+// keep puts a route that has just been read on its shelf, and returns the one
+// that is there then: news find no other, so no other may count as true. trusted
+// says that its server holds it, and would tell of a change.
+func (t *table) keep(r *route, trusted bool) *route {
+	epoch := int64(untrusted)
+	if trusted {
+		epoch = t.epoch.Load()
 	}
-	if r.node == nil {
+	known := t.routes.get(r.key, r.field)
+	switch {
+	case r.node == nil:
 		t.routes.remove(r.key, r.field)
 		t.unknown.put(r)
-		return
-	}
-	t.unknown.remove(r.key, r.field)
-	known := t.routes.get(r.key, r.field)
-	if known != nil && known.node.address == r.node.address {
+	case known != nil && known.node.address == r.node.address:
 		known.session = r.session
 		known.read = r.read
-		known.epoch.Store(r.epoch.Load())
-		return
+		r = known
+	default:
+		t.unknown.remove(r.key, r.field)
+		t.routes.put(r)
 	}
-	t.routes.put(r)
+	r.epoch.Store(epoch)
+	return r
 }
 
-// up implements linkOwner. What is known from before is read again at its next
-// use: it may have changed while nobody told.
-func (t *table) up(s *session) {
+// turned implements linkOwner. What is known from before is read again at its
+// next use: it may have changed while nobody told.
+func (t *table) turned() {
 	t.mu.Lock()
-	t.session = s
-	t.epoch.Add(1)
-	t.mu.Unlock()
-}
-
-// down implements linkOwner.
-func (t *table) down(_ *session) {
-	t.mu.Lock()
-	t.session = nil
 	t.epoch.Add(1)
 	t.mu.Unlock()
 }
 
 // changed implements linkOwner. A route that was in use is read again at once,
 // so that the next request finds it.
-func (t *table) changed(c *change) {
+func (t *table) changed(s *session, c *change) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if c.all {
-		t.routes = newShelf(t.settings.maxEntries)
-		t.unknown = newShelf(maxUnknown)
-		t.fetching = map[string]map[string]*lookup{}
-		t.epoch.Add(1)
+		t.flush(s)
 		return
 	}
 	epoch := t.epoch.Load()
@@ -364,6 +370,20 @@ func (t *table) changed(c *change) {
 		}
 		t.routes.drop(key)
 	}
+}
+
+// flush forgets all that the server of a session holds.
+func (t *table) flush(s *session) {
+	t.epoch.Add(1)
+	t.fetching = map[string]map[string]*lookup{}
+	if !t.clustered {
+		t.routes = newShelf(t.settings.maxEntries)
+		t.unknown = newShelf(maxUnknown)
+		return
+	}
+	held := func(r *route) bool { return r.session == s || t.source.session(r.slot) == s }
+	t.routes.dropAll(held)
+	t.unknown.dropAll(held)
 }
 
 // look runs tick until the table is closed.
@@ -387,7 +407,7 @@ func (t *table) tick() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ticks++
-	if t.ticks >= recheckTicks || t.session == nil {
+	if t.ticks >= recheckTicks || !t.source.whole() {
 		t.ticks = 0
 		t.epoch.Add(1)
 	}

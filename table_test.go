@@ -38,17 +38,20 @@ func newPushingRedis(t *testing.T) *pushingRedis {
 		return respArray(respBulk("subscribe"), respBulk(args[1]), ":1\r\n")
 	}
 	p.handle("SUBSCRIBE", subscribe)
-	ping := func(c *fakeRedisConn, _ []string) string {
-		p.mu.Lock()
-		listening := p.listener == c
-		p.mu.Unlock()
-		if listening {
-			return respArray(respBulk("pong"), respBulk(""))
-		}
-		return "+PONG\r\n"
-	}
+	ping := func(c *fakeRedisConn, args []string) string { return p.ping(c, args) }
 	p.handle("PING", ping)
 	return p
+}
+
+// ping answers PING: differently where something was subscribed to.
+func (p *pushingRedis) ping(c *fakeRedisConn, _ []string) string {
+	p.mu.Lock()
+	listening := p.listener == c
+	p.mu.Unlock()
+	if listening {
+		return respArray(respBulk("pong"), respBulk(""))
+	}
+	return "+PONG\r\n"
 }
 
 // push tells the plugin that a key has changed; "": that everything has.
@@ -121,7 +124,7 @@ func testTable(t *testing.T, endpoint string, change func(c *Config)) *table {
 func (t *table) connected() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.session != nil
+	return t.source.whole()
 }
 
 // address finds a route and returns its node's address, or the error's text.
@@ -309,6 +312,24 @@ func TestAKnownRouteOutlivesRedis(t *testing.T) {
 	expect(t, table, "nobody", "1", "unknown-node")
 }
 
+// The route that a request gets is the one that news find, also where it was
+// read again and is what it was.
+func TestNewsReachARouteThatWasReadAgain(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	redis.disconnect()
+	redis.awaitCount("SUBSCRIBE", 2)
+	waitFor(t, "the link", table.connected)
+	r, _, err := table.find(context.Background(), "a", "1")
+	if err != nil || r.epoch.Load() != table.epoch.Load() {
+		t.Fatalf("read again: %+v, %v", r, err)
+	}
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	waitFor(t, "the news", func() bool { return r.epoch.Load() != table.epoch.Load() })
+	await(t, table, "a", "1", "10.0.0.2:2")
+}
+
 func TestAnInvalidatedRouteDoesNotOutliveRedis(t *testing.T) {
 	redis := newPushingRedis(t)
 	redis.hset("a", "1", "10.0.0.1:1")
@@ -459,9 +480,7 @@ func TestPushIsNotTrustedAcrossServers(t *testing.T) {
 	}
 	redis.handle("INFO", other)
 	table := testTable(t, redis.addr, nil)
-	table.mu.Lock()
-	defer table.mu.Unlock()
-	if table.session.push != nil {
+	if table.source.session(0).push != nil {
 		t.Error("news of one server are expected from another")
 	}
 	if n := redis.count("SUBSCRIBE"); n != 0 {
@@ -472,7 +491,13 @@ func TestPushIsNotTrustedAcrossServers(t *testing.T) {
 func TestTheServersOwnErrors(t *testing.T) {
 	for _, c := range []struct{ reply, want string }{
 		{"-NOPERM no permission\r\n", "redis-down: NOPERM no permission: look at the ACL rules of redis.username"},
-		{"-LOADING Redis is loading\r\n", "redis-down: LOADING Redis is loading"},
+		{"-LOADING Redis is loading\r\n", "redis-down: LOADING Redis is loading: the server is reading its data from disk"},
+		{"-MASTERDOWN Link with MASTER is down\r\n", "redis-down: MASTERDOWN Link with MASTER is down: the server is a replica that has lost its master: look at redis.endpoints"},
+		{"-READONLY You can't write\r\n", "redis-down: READONLY You can't write: the server is a replica: look at redis.endpoints"},
+		{"-NOAUTH Authentication required.\r\n", "redis-down: NOAUTH Authentication required.: the server wants a password: look at redis.username, redis.password and redis.passwordFile"},
+		{"-CLUSTERDOWN Hash slot not served\r\n", "redis-down: CLUSTERDOWN Hash slot not served: the Cluster of redis.endpoints does not serve this key now: look at its CLUSTER INFO"},
+		{"-MOVED 1 10.0.0.1:1\r\n", "redis-down: MOVED 1 10.0.0.1:1: the server is part of a Cluster: set redis.cluster"},
+		{"-ERR unknown command 'HGET', with args beginning with: 'b'\r\n", "redis-down: ERR unknown command 'HGET', with args beginning with: 'b': is the server a Sentinel? Then set redis.sentinel.masterName"},
 		{"-ERR whatever\r\n", "redis-down: ERR whatever"},
 		{":1\r\n", "redis-down: redigo: unexpected type for String"},
 	} {
@@ -532,7 +557,7 @@ func TestLookupsDoNotPileUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := newLink(settings, nil) // never started: nothing takes the look-ups away
+	k := newLink(settings, settings.endpoints[0], nil) // never started: nothing takes the look-ups away
 	for i := 0; i < maxWaiting; i++ {
 		if err := k.ask(&lookup{}, false); err != nil {
 			t.Fatalf("look-up %d: %v", i, err)

@@ -3,15 +3,12 @@ package dynamicforward
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/traefik/genconf/dynamic"
@@ -99,48 +96,22 @@ func newTLSConfig(config *dynamic.ServersTransport) (*tls.Config, error) {
 	if config.PeerCertURI != "" {
 		return nil, errors.New("peerCertURI: not supported: use serverName and rootCAs")
 	}
-	tlsConfig := &tls.Config{ServerName: config.ServerName, InsecureSkipVerify: config.InsecureSkipVerify}
-	if len(config.RootCAs) > 0 {
-		tlsConfig.RootCAs = x509.NewCertPool()
+	roots, err := readCertPool(config.RootCAs)
+	if err != nil {
+		return nil, fmt.Errorf("rootCAs: %w", err)
 	}
-	for _, ca := range config.RootCAs {
-		pem, err := fileOrContent(ca)
-		if err != nil {
-			return nil, fmt.Errorf("rootCAs: %w", err)
-		}
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("rootCAs: no certificate found: each must be a PEM, or the path of one")
-		}
-	}
+	tlsConfig := &tls.Config{ServerName: config.ServerName, InsecureSkipVerify: config.InsecureSkipVerify, RootCAs: roots}
 	for _, pair := range config.Certificates {
 		if pair.CertFile == "" || pair.KeyFile == "" {
 			return nil, errors.New("certificates: each needs both certFile and keyFile")
 		}
-		cert, err := fileOrContent(pair.CertFile)
-		if err != nil {
-			return nil, fmt.Errorf("certificates: certFile: %w", err)
-		}
-		key, err := fileOrContent(pair.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("certificates: keyFile: %w", err)
-		}
-		certificate, err := tls.X509KeyPair(cert, key)
+		certificate, err := readKeyPair("certFile", pair.CertFile, "keyFile", pair.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("certificates: %w", err)
 		}
 		tlsConfig.Certificates = append(tlsConfig.Certificates, certificate)
 	}
 	return tlsConfig, nil
-}
-
-// fileOrContent returns the PEM that an option holds or names, as Traefik reads
-// such options.
-func fileOrContent(value string) ([]byte, error) {
-	if strings.Contains(value, "-----BEGIN") {
-		return []byte(value), nil
-	}
-	content, err := os.ReadFile(value)
-	return content, err
 }
 
 // setDuration reads a duration such as "1s" or "250ms" into d; a bare number is
