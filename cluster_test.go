@@ -191,6 +191,7 @@ func TestTheFirstLookupWaitsForTheSlots(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := newTable(settings, cache)
+	table.source.start()
 	defer table.close()
 	expect(t, table, key, "1", "10.0.0.1:1")
 }
@@ -203,6 +204,7 @@ func TestNoNodeOfTheClusterIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := newTable(settings, cache)
+	table.source.start()
 	expect(t, table, "a", "1", "redis-down: "+dead+": dial tcp")
 	table.close()
 	await(t, table, "a", "1", "redis-down: nobody uses this Cluster any more")
@@ -426,6 +428,7 @@ func TestASlotWithoutAMaster(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := newTable(settings, cache)
+	table.source.start()
 	defer table.close()
 	expect(t, table, c.keyOn(0, 0), "1", "unknown-node")
 	expect(t, table, c.keyOn(1, 0), "1", "redis-down: no master of the Cluster holds slot")

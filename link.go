@@ -1,9 +1,11 @@
 package dynamicforward
 
 import (
+	"errors"
 	"fmt"
 	"log"
 	"math/rand"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +67,9 @@ type lookup struct {
 	hops   int
 	asking bool // to a server that is only about to own the slot
 
+	asked time.Time
+	idle  bool // nobody waits for it
+
 	done  chan struct{} // closed when the rest is there
 	route *route
 	stale bool  // Redis did not answer: the route is from before
@@ -96,6 +101,7 @@ type link struct {
 	closing   chan struct{}
 	hurry     chan struct{} // ends the wait between two attempts to connect
 	noPush    string        // why Redis does not push; what was logged last
+	hungUp    int           // how many times in a row it broke when push was asked for
 
 	mu    sync.Mutex
 	fault error    // why look-ups are not taken; nil: they are
@@ -269,11 +275,37 @@ func (k *link) connect() (*session, error) {
 	push, refusal, err := k.settings.startPush(k.endpoint, conn)
 	if err != nil {
 		conn.Close()
-		return nil, err
+		k.hungUp++
+		if k.hungUp < maxHungUp {
+			return nil, err
+		}
+		refusal = err
+		conn, err = k.settings.dial(k.endpoint)
+		if err != nil {
+			return nil, err
+		}
 	}
 	k.tellPush(refusal)
-	return newSession(k.endpoint, conn, push), nil
+	s := newSession(k.endpoint, conn, push)
+	if k.hungUp >= maxHungUp {
+		try := func() { s.fail(errTryPush) }
+		time.AfterFunc(tryPushAfter, try)
+	}
+	k.hungUp = 0
+	return s, nil
 }
+
+// A connection that breaks when push is asked for tells of a server that goes
+// away or of a proxy that hangs up on commands it does not know. After maxHungUp
+// times in a row it is taken for the latter, and push is tried again after
+// tryPushAfter.
+const (
+	maxHungUp    = 3
+	tryPushAfter = time.Minute
+)
+
+// errTryPush ends a session to see whether the next one can have push.
+var errTryPush = errors.New("it hung up when push was asked for: trying again")
 
 // tellPush logs, once, that Redis does not push, or that it does again.
 func (k *link) tellPush(refusal error) {
@@ -335,9 +367,13 @@ func (k *link) send(s *session) {
 			return
 		}
 		batch = k.fill(batch)
+		idle := len(s.sent) == 0
 		err := s.write(batch)
 		if err != nil {
 			s.fail(err)
+		}
+		if last := batch[len(batch)-1]; idle && !last.ping {
+			k.hasten(s, last)
 		}
 		for _, l := range batch {
 			select {
@@ -362,26 +398,50 @@ func (k *link) fill(batch []*lookup) []*lookup {
 	return batch
 }
 
-// receive reads the answers, in the order of the questions.
+// receive reads the answers, in the order of the questions. It reads without a
+// question too: what Redis promised to tell ends with the connection, so its end
+// has to be noticed at once.
 func (k *link) receive(s *session, received chan struct{}) {
 	defer close(received)
 	defer s.fail(errPanic) // no effect unless something panicked
 	defer recovered("receiving from Redis")
 	for {
+		reply, err := redis.ReceiveWithTimeout(s.conn, pingEvery+k.settings.readTimeout)
+		if s.conn.Err() != nil {
+			s.fail(err)
+			return
+		}
+		s.answered.Store(true)
 		select {
 		case l := <-s.sent:
-			value, err := s.read(l)
+			value, err := s.value(l, reply, err)
 			if s.conn.Err() != nil {
 				k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
 				s.fail(err)
 				return
 			}
-			s.answered.Store(true)
 			k.land(l, s, value, err)
 		case <-s.broken:
 			return
 		}
 	}
+}
+
+// errNoAnswer is a time-out of ours.
+var errNoAnswer = fmt.Errorf("no answer within redis.readTimeout: %w", os.ErrDeadlineExceeded)
+
+// hasten ends a session that leaves a look-up without an answer for readTimeout:
+// receive, which began to wait before it was sent, would give it longer.
+func (k *link) hasten(s *session, l *lookup) {
+	check := func() {
+		defer recovered("waiting for Redis")
+		select {
+		case <-l.done:
+		default:
+			s.fail(errNoAnswer)
+		}
+	}
+	time.AfterFunc(k.settings.readTimeout, check)
 }
 
 // land hands an answer over, or what went wrong.
@@ -484,18 +544,16 @@ func (s *session) write(batch []*lookup) error {
 	return err
 }
 
-// read reads the answer to a look-up.
-func (s *session) read(l *lookup) (string, error) {
+// value makes the answer to a look-up of a reply. One to ASKING comes before it.
+func (s *session) value(l *lookup, reply interface{}, err error) (string, error) {
 	if l.asking {
-		_, refusal := s.conn.Receive()
-		if s.conn.Err() != nil {
-			return "", refusal
+		next, nextErr := s.conn.Receive()
+		if err != nil {
+			return "", err // what comes next is the answer to a look-up that was not led on
 		}
-		if refusal != nil {
-			_, _ = s.conn.Receive()
-			return "", refusal
-		}
+		reply = next
+		err = nextErr
 	}
-	value, err := redis.String(s.conn.Receive())
+	value, err := redis.String(reply, err)
 	return value, err
 }

@@ -385,7 +385,10 @@ func (s *redisSettings) startPush(endpoint string, conn redis.Conn) (push redis.
 	if refusal == nil {
 		return push, nil, nil
 	}
-	err = conn.Err()
+	_, _ = conn.Do("PING") // a server that was restarted between the two is no balancer
+	if conn.Err() != nil || push.Err() != nil {
+		err = refusal
+	}
 	push.Close()
 	return nil, refusal, err
 }

@@ -176,6 +176,7 @@ func TestARedisThatIsLoadingIsNotThereYet(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := newTable(settings, cache)
+	table.source.start()
 	end := func() { table.close() }
 	t.Cleanup(end)
 	await(t, table, "a", "1", "redis-down: LOADING Redis is loading: the server is reading its data from disk")

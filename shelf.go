@@ -64,6 +64,17 @@ func (s *shelf) drop(key string) map[string]*route {
 	return fields
 }
 
+// all returns every route.
+func (s *shelf) all() []*route {
+	routes := make([]*route, 0, s.count)
+	for _, fields := range s.keys {
+		for _, r := range fields {
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
 // dropAll removes the keys of the routes that which picks.
 func (s *shelf) dropAll(which func(r *route) bool) {
 	var picked []string

@@ -13,10 +13,17 @@ import (
 	"github.com/mna/redisc"
 )
 
-// How often the table looks after itself.
+// tickEvery is how often the table looks after itself.
+const tickEvery = time.Second
+
+// What moves a key without a word, SWAPDB for one, is found by reading each route
+// again when it was last read this long ago. A large table takes longer to go
+// through: at most recheckBatch are read again with each tick, of at most
+// recheckVisits that are looked at.
 const (
-	tickEvery    = time.Second
-	recheckTicks = 60 // a route in use is read again this many ticks after the last time
+	recheckAfter  = time.Minute
+	recheckBatch  = 200
+	recheckVisits = 500
 )
 
 // prefetchAfter keeps a key that is written all the time from being read all the
@@ -66,12 +73,12 @@ type route struct {
 	node  *target
 	err   error // why there is no node: wraps errUnknownNode or errBadTarget
 
-	// epoch is the table's epoch in which the route was last found true. While
-	// the two are equal the route can be used without asking anybody.
+	// epoch is the table's epoch in which a request last found the route true.
+	// While the two are equal it can be used without asking anybody.
 	epoch atomic.Int64
 
 	session *session  // read over
-	read    time.Time // when the answer came
+	read    time.Time // when it was asked for: what came of it is as old as that
 }
 
 // table is the routing table: what is known of Redis, in memory.
@@ -94,23 +101,28 @@ type table struct {
 	closing   chan struct{}
 
 	// epoch grows when what was true may no longer be: a connection comes or
-	// goes, a slot moves, a server was flushed, a route has to be read again.
+	// goes, a slot moves, a server was flushed.
 	epoch atomic.Int64
 
 	mu       sync.Mutex
 	routes   *shelf
 	unknown  *shelf // what has no node: kept apart, so that names made up by clients push no route out
 	fetching map[string]map[string]*lookup
-	ticks    int
+	rounds   []*route // what recheck goes through: every route, and some that are gone
+	round    int      // where it is
 }
 
 // joinTable returns the table of these settings, shared by all who have them.
 func joinTable(ctx context.Context, redis *redisSettings, cache *tableSettings) *table {
-	open := func() closer { return newTable(redis, cache) }
+	open := func() closer {
+		t := newTable(redis, cache)
+		t.start()
+		return t
+	}
 	return everything.join(ctx, fmt.Sprintf("redis %s %+v", redis.identity, *cache), open).(*table)
 }
 
-// newTable makes a table and starts to connect.
+// newTable makes a table; start sets it to work.
 func newTable(redis *redisSettings, cache *tableSettings) *table {
 	t := &table{
 		clustered: redis.cluster,
@@ -121,9 +133,13 @@ func newTable(redis *redisSettings, cache *tableSettings) *table {
 		fetching:  map[string]map[string]*lookup{},
 	}
 	t.source = newSource(redis, t)
+	return t
+}
+
+// start begins to connect, and to look after the table.
+func (t *table) start() {
 	t.source.start()
 	go t.look()
-	return t
 }
 
 // close ends the table's connections.
@@ -214,11 +230,8 @@ func (t *table) trust(r *route) (use, refresh bool) {
 	case t.clustered && r.node == nil:
 		return t.young(r) // of a slot that moves nothing is told about the keys that it does not hold
 	}
-	// Redis would have told. Whether it really does is looked after once in a
-	// while: what moves a key without a word (SWAPDB, say) is found so.
-	refresh = r.epoch.Load() != t.epoch.Load()
 	r.epoch.Store(t.epoch.Load())
-	return true, refresh
+	return true, false // Redis would have told
 }
 
 // young is trust's answer where Redis does not push: a route counts for its ttl,
@@ -249,9 +262,10 @@ func (t *table) outlives(r *route) bool {
 // waits for gives way to those that somebody does.
 func (t *table) fetch(key, field string, background bool) *lookup {
 	if l := t.fetching[key][field]; l != nil {
+		l.idle = l.idle && background
 		return l
 	}
-	l := &lookup{key: key, field: field, done: make(chan struct{})}
+	l := &lookup{key: key, field: field, asked: time.Now(), idle: background, done: make(chan struct{})}
 	if t.clustered {
 		l.slot = redisc.Slot(key)
 	}
@@ -291,7 +305,8 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 			delete(t.fetching, l.key)
 		}
 	}
-	r := &route{key: l.key, field: l.field, slot: l.slot, session: s, read: time.Now()}
+	r := &route{key: l.key, field: l.field, slot: l.slot, session: s, read: l.asked}
+	r.epoch.Store(untrusted)
 	switch {
 	case err == nil:
 		r.node, r.err = parseTarget(value)
@@ -307,22 +322,20 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 		return
 	}
 	if listed && s == t.source.session(l.slot) {
-		r = t.keep(r, s.push != nil)
+		r = t.keep(r)
+		if s.push != nil && !l.idle {
+			r.epoch.Store(t.epoch.Load())
+		}
 	} else if listed && l.asking {
-		r = t.keep(r, false) // for when Redis does not answer: the slot is another server's
+		r = t.keep(r) // for when Redis does not answer: the slot is another server's
 	}
 	l.route = r
 	close(l.done)
 }
 
 // keep puts a route that has just been read on its shelf, and returns the one
-// that is there then: news find no other, so no other may count as true. trusted
-// says that its server holds it, and would tell of a change.
-func (t *table) keep(r *route, trusted bool) *route {
-	epoch := int64(untrusted)
-	if trusted {
-		epoch = t.epoch.Load()
-	}
+// that is there then: news find no other, so no other may count as true.
+func (t *table) keep(r *route) *route {
 	known := t.routes.get(r.key, r.field)
 	switch {
 	case r.node == nil:
@@ -335,8 +348,8 @@ func (t *table) keep(r *route, trusted bool) *route {
 	default:
 		t.unknown.remove(r.key, r.field)
 		t.routes.put(r)
+		t.rounds = append(t.rounds, r)
 	}
-	r.epoch.Store(epoch)
 	return r
 }
 
@@ -348,8 +361,10 @@ func (t *table) turned() {
 	t.mu.Unlock()
 }
 
-// changed implements linkOwner. A route that was in use is read again at once,
-// so that the next request finds it.
+// changed implements linkOwner. A route that was used since it was last read is
+// read again at once, so that the next request finds it. One that nobody asked
+// for is not: where Redis forgets who read what for want of memory, and says so,
+// each route that is read again makes it forget another.
 func (t *table) changed(s *session, c *change) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -401,14 +416,41 @@ func (t *table) look() {
 	}
 }
 
-// tick begins an epoch when it is time for the routes in use to be looked at:
-// while Redis does not answer that is always, since staleTTL may end.
+// tick has routes read again that were not for long. While Redis does not answer
+// it begins an epoch instead: staleTTL may be over.
 func (t *table) tick() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ticks++
-	if t.ticks >= recheckTicks || !t.source.whole() {
-		t.ticks = 0
+	if t.source.whole() {
+		t.recheck()
+	} else {
 		t.epoch.Add(1)
+	}
+}
+
+// recheck goes on through the routes, where it left off, and has those read again
+// that were not for long. Those that are gone leave rounds when it comes by.
+func (t *table) recheck() {
+	if len(t.rounds) > 2*t.routes.count+recheckVisits {
+		t.rounds = t.routes.all() // routes come and go faster than it comes by
+	}
+	asked := 0
+	for i := 0; i < recheckVisits && asked < recheckBatch && len(t.rounds) > 0; i++ {
+		if t.round >= len(t.rounds) {
+			t.round = 0
+		}
+		r := t.rounds[t.round]
+		if t.routes.get(r.key, r.field) != r {
+			last := len(t.rounds) - 1
+			t.rounds[t.round] = t.rounds[last]
+			t.rounds[last] = nil
+			t.rounds = t.rounds[:last]
+			continue
+		}
+		if time.Since(r.read) >= recheckAfter {
+			t.fetch(r.key, r.field, true)
+			asked++
+		}
+		t.round++
 	}
 }

@@ -99,8 +99,16 @@ func (p *pushingRedis) holdHGET(t *testing.T) func() {
 }
 
 // testTable makes a table with the default cache options, but for change, that
-// is connected.
+// is connected. It ticks only when the test says so.
 func testTable(t *testing.T, endpoint string, change func(c *Config)) *table {
+	t.Helper()
+	table := testTableOf(t, endpoint, change)
+	waitFor(t, "the link", table.connected)
+	return table
+}
+
+// testTableOf is testTable before it is connected.
+func testTableOf(t *testing.T, endpoint string, change func(c *Config)) *table {
 	t.Helper()
 	config := testConfig(endpoint)
 	if change != nil {
@@ -115,9 +123,9 @@ func testTable(t *testing.T, endpoint string, change func(c *Config)) *table {
 		t.Fatal(err)
 	}
 	table := newTable(redis, cache)
+	table.source.start()
 	end := func() { table.close() }
 	t.Cleanup(end)
-	waitFor(t, "the link", table.connected)
 	return table
 }
 
@@ -198,6 +206,74 @@ func TestARouteInUseIsReadAgainAtOnce(t *testing.T) {
 	await(t, table, "a", "1", "10.0.0.2:2")
 	if n := redis.count("HGET"); n != 2 {
 		t.Errorf("asked %d times, want 2", n)
+	}
+}
+
+// Where Redis has no memory left to know who read what, each read makes it forget
+// another key and say so. To read those again unasked would never end.
+func TestWhatNobodyAskedForIsNotReadAgain(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	known := func() bool {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return table.get("a", "1") != nil
+	}
+	forgotten := func() bool { return !known() }
+
+	age(table, "a", "1", time.Second)
+	redis.push(t, "a")
+	redis.awaitCount("HGET", 2) // read again: it had been asked for
+	waitFor(t, "the answer", known)
+
+	age(table, "a", "1", time.Second)
+	redis.push(t, "a")
+	waitFor(t, "the news", forgotten)
+	if n := redis.count("HGET"); n != 2 {
+		t.Fatalf("asked %d times, want 2: nobody had asked for it", n)
+	}
+
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	age(table, "a", "1", time.Second)
+	redis.push(t, "a")
+	redis.awaitCount("HGET", 4) // read by a request, and again after the news
+}
+
+func TestTheEndOfALookUpConnectionIsNoticedAtOnce(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, func(c *Config) { c.Redis.ReadTimeout = "1h" })
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	silent := func(_ *fakeRedisConn, _ []string) string { return "" }
+	redis.handle("PING", silent) // so that nothing but the end of the connection can tell
+	before := table.source.session(0)
+	redis.disconnect()
+	select {
+	case <-before.broken:
+	case <-time.After(fakeRedisPatience):
+		t.Error("never noticed")
+	}
+}
+
+func TestAPushConnectionThatBreaksIsNoRefusal(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	redis.cut("SUBSCRIBE", 0)
+	table := testTableOf(t, redis.addr, nil)
+	redis.awaitCount("SUBSCRIBE", 1)
+	redis.heal()
+	waitFor(t, "the link", table.connected)
+	if table.source.session(0).push == nil {
+		t.Error("one broken connection, and it does without push")
+	}
+}
+
+func TestAProxyThatHangsUpOnPushIsARefusal(t *testing.T) {
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	redis.cut("SUBSCRIBE", 0)
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	if n := redis.count("SUBSCRIBE"); n != maxHungUp || table.source.session(0).push != nil {
+		t.Errorf("after %d attempts push is %v", n, table.source.session(0).push)
 	}
 }
 
@@ -379,20 +455,70 @@ func redisWith(t *testing.T, key, field, address string) *pushingRedis {
 
 func TestWhatMovedWithoutAWordIsFoundInTheEnd(t *testing.T) {
 	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	redis.hset("b", "1", "10.0.0.1:1")
 	table := testTable(t, redis.addr, nil)
 	expect(t, table, "a", "1", "10.0.0.1:1")
+	expect(t, table, "b", "1", "10.0.0.1:1")
 	redis.hset("a", "1", "10.0.0.2:2") // as SWAPDB does it: no push
+	table.tick()
 	expect(t, table, "a", "1", "10.0.0.1:1")
-	if n := redis.count("HGET"); n != 1 {
-		t.Fatalf("asked %d times, want once", n)
+	if n := redis.count("HGET"); n != 2 {
+		t.Fatalf("asked %d times, want twice", n)
 	}
-	for i := 0; i < recheckTicks; i++ {
+	age(table, "a", "1", recheckAfter)
+	table.tick()
+	await(t, table, "a", "1", "10.0.0.2:2")
+	table.tick()
+	if n := redis.count("HGET"); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
+	}
+}
+
+func TestALargeTableIsReadAgainLittleByLittle(t *testing.T) {
+	redis := newPushingRedis(t)
+	table := testTable(t, redis.addr, nil)
+	const routes = 2 * recheckBatch
+	for i := 0; i < routes; i++ {
+		redis.hset("a", strconv.Itoa(i), "10.0.0.1:1")
+		expect(t, table, "a", strconv.Itoa(i), "10.0.0.1:1")
+		age(table, "a", strconv.Itoa(i), recheckAfter)
+	}
+	for i := 1; i <= 3; i++ {
+		table.tick()
+		want := routes + i*recheckBatch
+		if want > 2*routes {
+			want = 2 * routes
+		}
+		redis.awaitCount("HGET", want)
+		waitFor(t, "the answers", func() bool {
+			table.mu.Lock()
+			defer table.mu.Unlock()
+			return len(table.fetching) == 0
+		})
+		if n := redis.count("HGET"); n != want {
+			t.Errorf("after tick %d: asked %d times, want %d", i, n, want)
+		}
+	}
+}
+
+func TestRoutesThatAreGoneAreNotReadAgain(t *testing.T) {
+	redis := newPushingRedis(t)
+	table := testTable(t, redis.addr, func(c *Config) { c.Cache.MaxEntries = 10 })
+	for i := 0; i < 2*recheckVisits; i++ {
+		redis.hset("a", strconv.Itoa(i), "10.0.0.1:1")
+		expect(t, table, "a", strconv.Itoa(i), "10.0.0.1:1")
+	}
+	before := redis.count("HGET")
+	for i := 0; i < 5; i++ {
 		table.tick()
 	}
-	expect(t, table, "a", "1", "10.0.0.1:1") // without waiting
-	await(t, table, "a", "1", "10.0.0.2:2")
-	if n := redis.count("HGET"); n != 2 {
-		t.Errorf("asked %d times, want twice", n)
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if n := len(table.rounds); n != table.routes.count {
+		t.Errorf("goes through %d routes, and has %d", n, table.routes.count)
+	}
+	if n := redis.count("HGET") - before; n != 0 {
+		t.Errorf("asked %d times", n)
 	}
 }
 
