@@ -20,15 +20,18 @@ func (m *memo) get(key string) interface{} {
 	return value
 }
 
-// put remembers a value.
+// put remembers a value, in place of an older one with the same key.
 func (m *memo) put(key string, value interface{}) {
-	if m.count.Add(1) > m.max {
-		m.count.Store(1)
-		forget := func(old, _ interface{}) bool {
-			m.values.Delete(old)
-			return true
-		}
-		m.values.Range(forget)
+	_, replaced := m.values.Swap(key, value)
+	if replaced || m.count.Add(1) <= m.max {
+		return
 	}
-	m.values.Store(key, value)
+	m.count.Store(1)
+	forget := func(old, _ interface{}) bool {
+		if old != key {
+			m.values.Delete(old)
+		}
+		return true
+	}
+	m.values.Range(forget)
 }

@@ -9,6 +9,7 @@ func TestAMemoForgetsRatherThanGrows(t *testing.T) {
 	m := &memo{max: 10}
 	for i := 0; i < 95; i++ {
 		m.put(strconv.Itoa(i), i)
+		m.put(strconv.Itoa(i), i) // takes no place
 		if m.get(strconv.Itoa(i)) != i {
 			t.Fatalf("%d is not there", i)
 		}
