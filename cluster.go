@@ -185,15 +185,9 @@ func (c *cluster) follow(l *lookup, s *session, to *redisc.RedirError) error {
 	}
 	l.hops++
 	l.asking = to.Type == "ASK"
-	host, port, err := net.SplitHostPort(to.Addr)
-	if err != nil {
-		return fmt.Errorf("%w: %s", errRedisDown, to.Error())
-	}
-	if host == "" { // the node does not know its own name
-		host, _, _ = net.SplitHostPort(s.endpoint)
-	}
+	address := redirected(to.Addr, s.endpoint)
 	c.mu.Lock()
-	m := c.join(net.JoinHostPort(host, port))
+	m := c.join(address)
 	if m != nil && !l.asking {
 		c.moved[l.slot] = m
 	}
@@ -204,8 +198,21 @@ func (c *cluster) follow(l *lookup, s *session, to *redisc.RedirError) error {
 	if !l.asking {
 		c.turned()
 	}
-	err = m.link.ask(l, false)
+	err := m.link.ask(l, false)
 	return err
+}
+
+// redirected returns the address that a node, reached at from, leads to: an IPv6
+// address has no brackets in it, and a node that does not know its own name names
+// the port alone.
+func redirected(to, from string) string {
+	colon := strings.LastIndex(to, ":")
+	host, port := to[:colon+1], to[colon+1:]
+	host = strings.TrimSuffix(host, ":")
+	if host == "" {
+		host, _, _ = net.SplitHostPort(from)
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // join returns the member at an address, and makes it if there is none; nil: the

@@ -392,6 +392,37 @@ func TestANodeWithoutAName(t *testing.T) {
 	}
 }
 
+func TestWhereARedirectionLeads(t *testing.T) {
+	for _, c := range []struct{ to, want string }{
+		{"10.0.0.1:6379", "10.0.0.1:6379"},
+		{"redis.example.com:6379", "redis.example.com:6379"},
+		{"fd00::1:6379", "[fd00::1]:6379"},
+		{":6380", "10.0.0.9:6380"},
+	} {
+		if got := redirected(c.to, "10.0.0.9:6379"); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.to, got, c.want)
+		}
+	}
+}
+
+// The examples of the Redis Cluster specification.
+func TestSlotsAreThoseOfRedis(t *testing.T) {
+	for _, c := range []struct {
+		key  string
+		slot int
+	}{
+		{"123456789", 12739}, {"foo", 12182}, {"", 0},
+		{"{user1000}.following", redisc.Slot("user1000")},
+		{"foo{}{bar}", 8363},
+		{"foo{{bar}}zap", redisc.Slot("{bar")},
+		{"foo{bar}{zap}", redisc.Slot("bar")},
+	} {
+		if got := redisc.Slot(c.key); got != c.slot {
+			t.Errorf("%q: got %d, want %d", c.key, got, c.slot)
+		}
+	}
+}
+
 // What a node says of the slots names the option to look at when it is of no use.
 func TestErrorsOfAClusterNameTheOption(t *testing.T) {
 	for _, c := range []struct{ reply, want string }{

@@ -160,10 +160,10 @@ const (
 func (t *table) find(ctx context.Context, key, field string) (*route, string, error) {
 	t.mu.Lock()
 	known := t.get(key, field)
-	use, refresh := t.trust(known)
+	use, refresh, stale := t.trust(known)
 	if use {
 		how := foundHit
-		if t.source.session(known.slot) == nil {
+		if stale {
 			how = foundStale
 		}
 		if refresh {
@@ -210,10 +210,11 @@ func (t *table) get(key, field string) *route {
 	return t.unknown.get(key, field)
 }
 
-// trust says whether a route may be used, and whether it is to be read again.
-func (t *table) trust(r *route) (use, refresh bool) {
+// trust says whether a route may be used, whether it is to be read again, and
+// whether that is because Redis does not answer.
+func (t *table) trust(r *route) (use, refresh, stale bool) {
 	if r == nil {
-		return false, true
+		return false, true, false
 	}
 	live := t.source.session(r.slot)
 	switch {
@@ -222,16 +223,18 @@ func (t *table) trust(r *route) (use, refresh bool) {
 		if use {
 			r.epoch.Store(t.epoch.Load()) // until the next tick
 		}
-		return use, !use
+		return use, !use, true
 	case live.push == nil:
-		return t.young(r)
+		use, refresh = t.young(r)
+		return use, refresh, false
 	case r.session != live:
-		return false, true // read before the connection was made anew, or where the slot was before
+		return false, true, false // read before the connection was made anew, or where the slot was before
 	case t.clustered && r.node == nil:
-		return t.young(r) // of a slot that moves nothing is told about the keys that it does not hold
+		use, refresh = t.young(r) // of a slot that moves nothing is told about the keys that it does not hold
+		return use, refresh, false
 	}
 	r.epoch.Store(t.epoch.Load())
-	return true, false // Redis would have told
+	return true, false, false // Redis would have told
 }
 
 // young is trust's answer where Redis does not push: a route counts for its ttl,
