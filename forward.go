@@ -49,7 +49,9 @@ func (m *middleware) try(w http.ResponseWriter, r *http.Request, h *hit) {
 		r.Host = h.route.node.url.Host
 	}
 	r.Response = h.mark
-	defer endAborted(w)
+	if r.ProtoMajor == 1 {
+		defer endAborted(w)
+	}
 	h.proxy.ServeHTTP(w, r)
 }
 
@@ -74,7 +76,8 @@ func hitOf(r *http.Request) *hit {
 // http.ErrAbortHandler, which says that a response broke off and must not look
 // complete. The panic itself would do that too, but Yaegi writes a line to the
 // log at ERROR for each panic that passes interpreted code, and any client could
-// fill the log so. HTTP/2 has no connection to end: there the panic goes on.
+// fill the log so. HTTP/2 has no connection to end: there the panic has to go on,
+// untouched, or Traefik takes it for one of another kind and logs the whole stack.
 func endAborted(w http.ResponseWriter) {
 	reason := recover()
 	if reason == nil {

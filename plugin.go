@@ -224,7 +224,7 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.serve(w, r)
 		return
 	}
-	if r.ContentLength != 0 || r.Header["Upgrade"] != nil {
+	if r.ContentLength != 0 || r.ProtoMajor != 1 || r.Header["Upgrade"] != nil {
 		m.forward(w, r, h)
 		return
 	}
