@@ -41,8 +41,7 @@ func aFloodOfUnknownNames(w *world, count int) {
 	before, err := w.traefik.LiveHeap()
 	must(w.t, err)
 	hgets := w.hgets()
-	var known int64
-	known = w.underLoad(1, w.asking(names, "a"), func() { w.unknownNames(count) })
+	known := w.underLoad(1, w.asking(names, "a"), func() { w.unknownNames(count) })
 	for _, name := range names {
 		w.want(name, "a")
 	}
