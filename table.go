@@ -16,8 +16,8 @@ import (
 // tickEvery is how often the table looks after itself.
 const tickEvery = time.Second
 
-// What moves a key without a word, SWAPDB for one, is found by reading each route
-// again when it was last read this long ago. A large table takes longer to go
+// What moves a key without a word, SWAPDB for one, is found where Redis pushes by
+// reading each route again when it was last read this long ago. A large table takes longer to go
 // through: at most recheckBatch are read again with each tick, of at most
 // recheckVisits that are looked at.
 const (
@@ -450,7 +450,7 @@ func (t *table) recheck() {
 			t.rounds = t.rounds[:last]
 			continue
 		}
-		if time.Since(r.read) >= recheckAfter {
+		if r.session.push != nil && time.Since(r.read) >= recheckAfter {
 			t.fetch(r.key, r.field, true)
 			asked++
 		}

@@ -582,6 +582,20 @@ func TestWithoutPushARouteIsTrustedForItsTTL(t *testing.T) {
 	}
 }
 
+func TestWithoutPushNothingIsReadUnasked(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	age(table, "a", "1", time.Hour)
+	table.tick()
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if len(table.fetching) != 0 {
+		t.Error("a tick has a route read again that only requests may")
+	}
+}
+
 func TestWithoutPushAKnownRouteOutlivesRedis(t *testing.T) {
 	redis := newFakeRedis(t)
 	redis.hset("a", "1", "10.0.0.1:1")
