@@ -23,6 +23,10 @@ var (
 	errRedisDown   = errors.New("redis-down")
 )
 
+// errBadBody is a bad request too, but one that has used its body up, so it
+// cannot fall back.
+var errBadBody = errors.New("bad-request: the request's body broke off")
+
 // errPanic is the cause of a log line about a bug of ours. No request sees it.
 var errPanic = errors.New("panic")
 
@@ -39,6 +43,7 @@ type answer struct {
 // to look, and never an address or a key.
 var answers = []answer{
 	{cause: errBadRequest, status: http.StatusBadRequest, noRoute: true},
+	{cause: errBadBody, status: http.StatusBadRequest},
 	{cause: errUnknownNode, status: http.StatusNotFound, noRoute: true, look: "no such node"},
 	{cause: errBadTarget, status: http.StatusBadGateway, look: "the node's entry in Redis cannot be used"},
 	{cause: errNodeDown, status: http.StatusBadGateway, look: "the node cannot be reached"},
@@ -85,7 +90,7 @@ func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, key, field s
 // publicText is the line that the client gets.
 func (m *middleware) publicText(row *answer, err error) string {
 	switch row.cause {
-	case errBadRequest:
+	case errBadRequest, errBadBody:
 		return err.Error() // names the parameter, and nothing else
 	case errUnknownNode:
 		return fmt.Sprintf("%s: %s: check %s", row.cause.Error(), row.look, m.rule.names)

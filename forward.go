@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // maxProxies bounds the addresses that a forwarder knows at a time.
@@ -35,8 +36,8 @@ func (m *middleware) forward(w http.ResponseWriter, r *http.Request, h *hit) {
 	}
 	if r.ContentLength != 0 {
 		h = m.newHit(h.route)
-		h.body = io.NopCloser(r.Body) // the transport closes it when a dial fails
-		r.Body = h.body
+		h.body = &clientBody{body: r.Body}
+		r.Body = h.reader()
 	}
 	m.try(w, r, h)
 }
@@ -49,9 +50,6 @@ func (m *middleware) try(w http.ResponseWriter, r *http.Request, h *hit) {
 		r.Host = h.route.node.url.Host
 	}
 	r.Response = h.mark
-	if r.ProtoMajor == 1 {
-		defer endAborted(w)
-	}
 	h.proxy.ServeHTTP(w, r)
 }
 
@@ -72,30 +70,33 @@ func hitOf(r *http.Request) *hit {
 	return r.Response.Request.Context().Value(hitKey{}).(*hit)
 }
 
-// endAborted ends the client's connection when the proxy has panicked with
-// http.ErrAbortHandler, which says that a response broke off and must not look
-// complete. The panic itself would do that too, but Yaegi writes a line to the
-// log at ERROR for each panic that passes interpreted code, and any client could
-// fill the log so. HTTP/2 has no connection to end: there the panic has to go on,
-// untouched, or Traefik takes it for one of another kind and logs the whole stack.
-func endAborted(w http.ResponseWriter) {
-	reason := recover()
-	if reason == nil {
-		return
-	}
-	if reason != http.ErrAbortHandler || !endConnection(w) {
-		panic(reason)
-	}
+// clientBody is what a request brings. It does not close what it reads: the
+// transport closes a body when a dial fails, and the next attempt needs it.
+type clientBody struct {
+	body  io.ReadCloser
+	broke atomic.Bool // it ended before its end
 }
 
-// endConnection ends the client's connection. False: it cannot.
-func endConnection(w http.ResponseWriter) bool {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return false
+// Read implements io.Reader.
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if err != nil && err != io.EOF {
+		b.broke.Store(true)
 	}
-	conn.Close()
-	return true
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *clientBody) Close() error { return nil }
+
+// reader returns the body of a hit's request. Yaegi: a value of our own goes into
+// a compiled struct's field by way of a variable of the field's type.
+func (h *hit) reader() io.ReadCloser {
+	if h.body == nil {
+		return nil
+	}
+	var body io.ReadCloser = h.body
+	return body
 }
 
 // nodeFailed answers a request that the node did not. Where the node could not
@@ -109,18 +110,23 @@ func nodeFailed(w http.ResponseWriter, out *http.Request, err error) {
 		if findErr == nil && route.node.address != h.route.node.address {
 			second := m.newHit(route)
 			second.second = true
-			m.try(w, asReceived(out, h.body), second)
+			second.body = h.body
+			m.try(w, asReceived(out, second), second)
 			return
 		}
 	}
-	m.refuse(w, out, h.route.key, h.route.field, nodeError(err, h.route.node))
+	err = nodeError(err, h.route.node)
+	if h.body != nil && h.body.broke.Load() {
+		err = errBadBody // whatever came of it, the node is not to blame
+	}
+	m.refuse(w, out, h.route.key, h.route.field, err)
 }
 
 // asReceived undoes what the proxy has done to a request: the node's path prefix,
 // the client's address, and a body that reads as closed.
-func asReceived(out *http.Request, body io.ReadCloser) *http.Request {
+func asReceived(out *http.Request, h *hit) *http.Request {
 	r := out.Clone(out.Context())
-	r.Body = body
+	r.Body = h.reader()
 	if u, err := url.ParseRequestURI(out.RequestURI); err == nil {
 		r.URL = u
 	}

@@ -135,7 +135,7 @@ func FuzzReply(f *testing.F) {
 			server.Close()
 		}
 		go send()
-		c, err := readChange(redis.NewConn(client, time.Second, time.Second), time.Second)
+		c, err := readChange(redis.NewConn(client, time.Second, time.Second).(redis.ConnWithTimeout), time.Second)
 		if err == nil && c != nil && !c.all && len(c.keys) > len(reply) {
 			t.Errorf("%q: %d keys", reply, len(c.keys))
 		}

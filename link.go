@@ -406,7 +406,7 @@ func (k *link) receive(s *session, received chan struct{}) {
 	defer s.fail(errPanic) // no effect unless something panicked
 	defer recovered("receiving from Redis")
 	for {
-		reply, err := redis.ReceiveWithTimeout(s.conn, pingEvery+k.settings.readTimeout)
+		reply, err := s.answers.ReceiveWithTimeout(pingEvery + k.settings.readTimeout)
 		if s.conn.Err() != nil {
 			s.fail(err)
 			return
@@ -456,7 +456,7 @@ func (k *link) listen(s *session) {
 	defer s.fail(errPanic) // no effect unless something panicked
 	defer recovered("listening to Redis")
 	for {
-		c, err := readChange(s.push, pingEvery+k.settings.readTimeout)
+		c, err := readChange(s.news, pingEvery+k.settings.readTimeout)
 		if err != nil {
 			s.fail(err)
 			return
@@ -477,6 +477,11 @@ type session struct {
 	push     redis.Conn // nil: the server does not push
 	sent     chan *lookup
 
+	// The same connections, for those who read them. Yaegi: the assertion to
+	// this type, made by two goroutines at once, can find nothing.
+	answers redis.ConnWithTimeout
+	news    redis.ConnWithTimeout
+
 	answered atomic.Bool  // whether any look-up was answered
 	heard    atomic.Int64 // when push was last heard of, in Unix nanoseconds
 
@@ -487,6 +492,10 @@ type session struct {
 
 func newSession(endpoint string, conn, push redis.Conn) *session {
 	s := &session{endpoint: endpoint, conn: conn, push: push, sent: make(chan *lookup, maxInFlight), broken: make(chan struct{})}
+	s.answers = conn.(redis.ConnWithTimeout)
+	if push != nil {
+		s.news = push.(redis.ConnWithTimeout)
+	}
 	s.heard.Store(time.Now().UnixNano())
 	return s
 }

@@ -10,7 +10,6 @@ package dynamicforward
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -210,7 +209,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 // its variables each time, so this one has few and calls little.
 func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name := range r.Header {
-		if len(name) > len(headerPrefix) && name[2] == headerPrefix[2] {
+		if len(name) >= len(headerPrefix) && name[2] == headerPrefix[2] {
 			dropForged(r.Header, name)
 		}
 	}
@@ -224,7 +223,7 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.serve(w, r)
 		return
 	}
-	if r.ContentLength != 0 || r.ProtoMajor != 1 || r.Header["Upgrade"] != nil {
+	if r.ContentLength != 0 || r.Header["Upgrade"] != nil {
 		m.forward(w, r, h)
 		return
 	}
@@ -238,7 +237,6 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Host = h.route.node.url.Host
 	}
 	r.Response = h.mark
-	defer endAborted(w)
 	h.proxy.ServeHTTP(w, r)
 }
 
@@ -278,7 +276,7 @@ type hit struct {
 	header []string       // the value of nodeHeader
 	mark   *http.Response // leads from a request back to its hit; see hitOf
 	second bool           // the node that took over from one that could not be dialed
-	body   io.ReadCloser  // what the request brings, if it does; such a hit is for one request
+	body   *clientBody    // what the request brings, if it does; such a hit is for one request
 }
 
 // newHit makes the hit of a route.

@@ -443,8 +443,8 @@ type change struct {
 }
 
 // readChange reads the next message. nil: it was a sign of life.
-func readChange(push redis.Conn, timeout time.Duration) (*change, error) {
-	reply, err := redis.Values(redis.ReceiveWithTimeout(push, timeout))
+func readChange(push redis.ConnWithTimeout, timeout time.Duration) (*change, error) {
+	reply, err := redis.Values(push.ReceiveWithTimeout(timeout))
 	if err != nil {
 		return nil, err
 	}

@@ -138,6 +138,7 @@ var (
 // but for the headers that Traefik's own proxy changes too.
 func handshakeRequest(r *http.Request, h *hit) *http.Request {
 	out := r.Clone(context.Background())
+	out.Close = false // or Connection: close goes along
 	h.proxy.Director(out)
 	if !h.m.passHostHeader {
 		out.Host = h.route.node.url.Host
@@ -237,6 +238,15 @@ func (s *handshake) switchTo(w http.ResponseWriter) error {
 	}
 	relay(client, s.conn)
 	return nil
+}
+
+// endConnection ends the client's connection, so that an answer that broke off
+// does not look complete.
+func endConnection(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err == nil {
+		conn.Close()
+	}
 }
 
 // passOn writes what a reader has buffered.

@@ -50,7 +50,7 @@ func rawNode(t *testing.T, serve func(conn net.Conn, reader *bufio.Reader, hands
 
 // handshakeText is a client's handshake. What follows it comes along with it.
 func handshakeText(path string) string {
-	return "GET " + path + " HTTP/1.1\r\nHost: game.example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" +
+	return "GET " + path + " HTTP/1.1\r\nHost: game.example.com\r\nConnection: keep-alive, Upgrade, close\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX-Dynamicforward-Node: forged\r\n\r\n"
 }
 
