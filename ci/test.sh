@@ -50,6 +50,7 @@ step "vendor" ci/vendor.sh --check
 step "lint" ci/lint.sh
 step "compiled" go test -race -count=1 -v ./...
 count "compiled" "compiled, -race"
+step "fuzz" env FUZZTIME=5s ci/fuzz.sh
 step "interpreted" interpreted
 count "interpreted" "interpreted, Yaegi"
 step "patches" ci/patches.sh
