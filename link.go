@@ -339,7 +339,9 @@ func (k *link) serve(s *session) error {
 	for {
 		select {
 		case l := <-s.sent:
-			k.land(l, s, "", fault)
+			if l != nil {
+				k.land(l, s, "", fault)
+			}
 		default:
 			return s.err
 		}
@@ -412,18 +414,17 @@ func (k *link) receive(s *session, received chan struct{}) {
 			return
 		}
 		s.answered.Store(true)
-		select {
-		case l := <-s.sent:
-			value, err := s.value(l, reply, err)
-			if s.conn.Err() != nil {
-				k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
-				s.fail(err)
-				return
-			}
-			k.land(l, s, value, err)
-		case <-s.broken:
+		l := <-s.sent // Yaegi: goroutines in the same select at once mix up their channels
+		if l == nil {
 			return
 		}
+		value, err := s.value(l, reply, err)
+		if s.conn.Err() != nil {
+			k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
+			s.fail(err)
+			return
+		}
+		k.land(l, s, value, err)
 	}
 }
 
@@ -509,6 +510,9 @@ func (s *session) fail(err error) {
 			s.push.Close()
 		}
 		close(s.broken)
+		if len(s.sent) == 0 {
+			s.sent <- nil // wakes receive
+		}
 	}
 	s.once.Do(end)
 }

@@ -191,9 +191,8 @@ func (t *table) findAgain(ctx context.Context, key, field string) (*route, error
 
 // wait waits for a look-up. The link ends each within its timeouts.
 func (t *table) wait(ctx context.Context, l *lookup) (*route, error) {
-	select {
-	case <-l.done:
-	case <-ctx.Done():
+	<-l.done // Yaegi: goroutines in the same select at once mix up their channels
+	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	if l.err != nil {
