@@ -170,6 +170,10 @@ func (k *link) renew(why error) {
 	}
 }
 
+// selecting keeps the goroutines of several links out of the same select, where it
+// does not block. Yaegi keeps its cases in one place for all of them.
+var selecting sync.Mutex
+
 // ask implements source.
 func (k *link) ask(l *lookup, background bool) error {
 	k.mu.Lock()
@@ -180,6 +184,8 @@ func (k *link) ask(l *lookup, background bool) error {
 	if background && len(k.waiting) >= maxBatch {
 		return fmt.Errorf("%w: too many look-ups are waiting for one in the background", errRedisDown)
 	}
+	selecting.Lock()
+	defer selecting.Unlock()
 	select {
 	case k.waiting <- l:
 		return nil
@@ -389,6 +395,8 @@ func (k *link) send(s *session) {
 
 // fill adds to a batch what waits already.
 func (k *link) fill(batch []*lookup) []*lookup {
+	selecting.Lock()
+	defer selecting.Unlock()
 	for len(batch) < maxBatch {
 		select {
 		case l := <-k.waiting:
@@ -436,6 +444,8 @@ var errNoAnswer = fmt.Errorf("no answer within redis.readTimeout: %w", os.ErrDea
 func (k *link) hasten(s *session, l *lookup) {
 	check := func() {
 		defer recovered("waiting for Redis")
+		selecting.Lock()
+		defer selecting.Unlock()
 		select {
 		case <-l.done:
 		default:
