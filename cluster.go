@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -33,7 +34,8 @@ const maxHops = 5
 type cluster struct {
 	settings *redisSettings
 	owner    linkOwner
-	closing  chan struct{}
+	ctx      context.Context // over when the source is closed
+	end      context.CancelFunc
 	wanted   chan struct{} // a refresh is wanted
 
 	mu      sync.Mutex
@@ -65,10 +67,12 @@ func (r *slotRange) same(other *slotRange) bool {
 }
 
 func newCluster(settings *redisSettings, owner linkOwner) *cluster {
+	ctx, end := context.WithCancel(context.Background())
 	return &cluster{
 		settings: settings,
 		owner:    owner,
-		closing:  make(chan struct{}),
+		ctx:      ctx,
+		end:      end,
 		wanted:   make(chan struct{}, 1),
 		members:  map[string]*member{},
 		moved:    map[int]*member{},
@@ -82,7 +86,7 @@ func (c *cluster) start() {
 
 // close implements source.
 func (c *cluster) close() {
-	close(c.closing)
+	c.end()
 	c.mu.Lock()
 	c.closed = true
 	for _, m := range c.members {
@@ -233,10 +237,7 @@ func (c *cluster) join(address string) *member {
 
 // want asks for a refresh.
 func (c *cluster) want() {
-	select {
-	case c.wanted <- struct{}{}:
-	default:
-	}
+	nudge(c.wanted)
 }
 
 // run keeps what is known of the slots true, until the source is closed.
@@ -257,18 +258,11 @@ func (c *cluster) run() {
 		} else {
 			wait = minRetry
 		}
-		select {
-		case <-time.After(pause):
-		case <-c.closing:
-			return
+		choose(time.After(pause), c.ctx.Done())
+		if err == nil && c.whole() {
+			choose(time.After(refreshEvery-refreshAtMost), c.wanted, c.ctx.Done())
 		}
-		if err != nil || !c.whole() {
-			continue
-		}
-		select {
-		case <-c.wanted:
-		case <-time.After(refreshEvery - refreshAtMost):
-		case <-c.closing:
+		if c.ctx.Err() != nil {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -97,8 +98,9 @@ type link struct {
 	endpoint  string
 	sentinels *sentinels // who know the endpoint; nil: it stays
 	owner     linkOwner
-	waiting   chan *lookup
-	closing   chan struct{}
+	waiting   chan *lookup    // sent to under mu; received from by run's goroutine alone
+	ctx       context.Context // over when the link is closed
+	end       context.CancelFunc
 	hurry     chan struct{} // ends the wait between two attempts to connect
 	noPush    string        // why Redis does not push; what was logged last
 	hungUp    int           // how many times in a row it broke when push was asked for
@@ -110,12 +112,14 @@ type link struct {
 
 // newLink makes a link; start connects it.
 func newLink(settings *redisSettings, endpoint string, owner linkOwner) *link {
+	ctx, end := context.WithCancel(context.Background())
 	k := &link{
 		settings: settings,
 		endpoint: endpoint,
 		owner:    owner,
 		waiting:  make(chan *lookup, maxWaiting),
-		closing:  make(chan struct{}),
+		ctx:      ctx,
+		end:      end,
 		hurry:    make(chan struct{}, 1),
 	}
 	if settings.sentinel != nil {
@@ -135,7 +139,7 @@ func (k *link) start() {
 
 // close ends the link for good.
 func (k *link) close() {
-	close(k.closing)
+	k.end()
 }
 
 // session implements source.
@@ -164,15 +168,8 @@ func (k *link) renew(why error) {
 	if s := k.session(0); s != nil {
 		s.fail(why)
 	}
-	select {
-	case k.hurry <- struct{}{}:
-	default:
-	}
+	nudge(k.hurry)
 }
-
-// selecting keeps the goroutines of several links out of the same select, where it
-// does not block. Yaegi keeps its cases in one place for all of them.
-var selecting sync.Mutex
 
 // ask implements source.
 func (k *link) ask(l *lookup, background bool) error {
@@ -184,14 +181,11 @@ func (k *link) ask(l *lookup, background bool) error {
 	if background && len(k.waiting) >= maxBatch {
 		return fmt.Errorf("%w: too many look-ups are waiting for one in the background", errRedisDown)
 	}
-	selecting.Lock()
-	defer selecting.Unlock()
-	select {
-	case k.waiting <- l:
-		return nil
-	default:
+	if len(k.waiting) == maxWaiting {
 		return fmt.Errorf("%w: %d look-ups are waiting already", errRedisDown, maxWaiting)
 	}
+	k.waiting <- l
+	return nil
 }
 
 // accept lets look-ups wait.
@@ -206,13 +200,9 @@ func (k *link) refuse(fault error) {
 	k.mu.Lock()
 	k.fault = fault
 	k.mu.Unlock()
-	for {
-		select {
-		case l := <-k.waiting:
-			k.owner.landed(l, nil, "", fault)
-		default:
-			return
-		}
+	for len(k.waiting) > 0 {
+		l := <-k.waiting
+		k.owner.landed(l, nil, "", fault)
 	}
 }
 
@@ -227,22 +217,16 @@ func (k *link) run() {
 			k.accept()
 			err = k.serve(s)
 		}
-		select {
-		case <-k.closing:
+		if k.ctx.Err() != nil {
 			k.refuse(fmt.Errorf("%w: nobody uses this link any more", errRedisDown))
 			return
-		default:
 		}
 		logFailure(errRedisDown, "redis %s: %s", k.endpoint, wording(err))
-		if s != nil && s.answered.Load() && !isTimeout(err) {
+		if s != nil && s.answered.Load() > 0 && !isTimeout(err) {
 			continue // closed by a Redis that lived: what waits may wait for one attempt
 		}
 		k.refuse(fmt.Errorf("%w: %s", errRedisDown, wording(err)))
-		select {
-		case <-time.After(wait - jitter(wait)):
-		case <-k.hurry:
-		case <-k.closing:
-		}
+		choose(time.After(wait-jitter(wait)), k.hurry, k.ctx.Done())
 		wait = wait * 2
 		if wait > maxRetry {
 			wait = maxRetry
@@ -341,71 +325,49 @@ func (k *link) serve(s *session) error {
 	k.send(s)
 	<-received
 	k.enter(nil)
-	fault := fmt.Errorf("%w: %s", errRedisDown, wording(s.err))
-	for {
-		select {
-		case l := <-s.sent:
-			if l != nil {
-				k.land(l, s, "", fault)
-			}
-		default:
-			return s.err
-		}
-	}
+	return s.err
 }
 
 // send writes look-ups, and a PING to each connection now and then.
 func (k *link) send(s *session) {
+	defer close(s.sent)
 	defer s.fail(errPanic) // no effect unless something panicked
 	defer recovered("sending look-ups")
 	ticker := time.NewTicker(pingEvery)
 	defer ticker.Stop()
+	written := int64(0)
 	for {
 		var batch []*lookup
-		select {
-		case l := <-k.waiting:
-			batch = append(batch, l)
-		case <-ticker.C:
-			batch = append(batch, &lookup{ping: true})
-			s.pingPush()
-		case <-k.closing:
+		which, came := choose(s.broken, k.ctx.Done(), ticker.C, k.waiting)
+		switch which {
+		case 0:
+			return
+		case 1:
 			s.fail(errRedisDown)
 			return
-		case <-s.broken:
-			return
+		case 2:
+			batch = append(batch, &lookup{ping: true})
+			s.pingPush()
+		case 3:
+			batch = append(batch, came.(*lookup))
 		}
-		batch = k.fill(batch)
+		for len(k.waiting) > 0 && len(batch) < maxBatch {
+			l := <-k.waiting
+			batch = append(batch, l)
+		}
 		idle := len(s.sent) == 0
 		err := s.write(batch)
 		if err != nil {
 			s.fail(err)
 		}
+		written += int64(len(batch))
 		if last := batch[len(batch)-1]; idle && !last.ping {
-			k.hasten(s, last)
+			k.hasten(s, written)
 		}
 		for _, l := range batch {
-			select {
-			case s.sent <- l:
-			case <-s.broken:
-				k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(s.err)))
-			}
+			s.sent <- l // receive takes all, also after the end
 		}
 	}
-}
-
-// fill adds to a batch what waits already.
-func (k *link) fill(batch []*lookup) []*lookup {
-	selecting.Lock()
-	defer selecting.Unlock()
-	for len(batch) < maxBatch {
-		select {
-		case l := <-k.waiting:
-			batch = append(batch, l)
-		default:
-			return batch
-		}
-	}
-	return batch
 }
 
 // receive reads the answers, in the order of the questions. It reads without a
@@ -413,6 +375,7 @@ func (k *link) fill(batch []*lookup) []*lookup {
 // has to be noticed at once.
 func (k *link) receive(s *session, received chan struct{}) {
 	defer close(received)
+	defer k.strand(s)
 	defer s.fail(errPanic) // no effect unless something panicked
 	defer recovered("receiving from Redis")
 	for {
@@ -421,11 +384,11 @@ func (k *link) receive(s *session, received chan struct{}) {
 			s.fail(err)
 			return
 		}
-		s.answered.Store(true)
-		l := <-s.sent // Yaegi: goroutines in the same select at once mix up their channels
+		l := <-s.sent
 		if l == nil {
 			return
 		}
+		s.answered.Add(1)
 		value, err := s.value(l, reply, err)
 		if s.conn.Err() != nil {
 			k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
@@ -436,19 +399,30 @@ func (k *link) receive(s *session, received chan struct{}) {
 	}
 }
 
+// strand ends the look-ups that a session leaves without an answer, until send has
+// seen its end too.
+func (k *link) strand(s *session) {
+	defer recovered("ending look-ups")
+	fault := fmt.Errorf("%w: %s", errRedisDown, wording(s.err))
+	for {
+		l := <-s.sent
+		if l == nil {
+			return
+		}
+		k.land(l, s, "", fault)
+	}
+}
+
 // errNoAnswer is a time-out of ours.
 var errNoAnswer = fmt.Errorf("no answer within redis.readTimeout: %w", os.ErrDeadlineExceeded)
 
-// hasten ends a session that leaves a look-up without an answer for readTimeout:
-// receive, which began to wait before it was sent, would give it longer.
-func (k *link) hasten(s *session, l *lookup) {
+// hasten ends a session that has not answered so many look-ups within
+// readTimeout: receive, which began to wait before they were sent, would give it
+// longer.
+func (k *link) hasten(s *session, written int64) {
 	check := func() {
 		defer recovered("waiting for Redis")
-		selecting.Lock()
-		defer selecting.Unlock()
-		select {
-		case <-l.done:
-		default:
+		if s.answered.Load() < written {
 			s.fail(errNoAnswer)
 		}
 	}
@@ -485,15 +459,15 @@ func (k *link) listen(s *session) {
 type session struct {
 	endpoint string
 	conn     redis.Conn
-	push     redis.Conn // nil: the server does not push
-	sent     chan *lookup
+	push     redis.Conn   // nil: the server does not push
+	sent     chan *lookup // what waits for its answer; closed when no more is sent
 
 	// The same connections, for those who read them. Yaegi: the assertion to
 	// this type, made by two goroutines at once, can find nothing.
 	answers redis.ConnWithTimeout
 	news    redis.ConnWithTimeout
 
-	answered atomic.Bool  // whether any look-up was answered
+	answered atomic.Int64 // how many look-ups and PINGs were
 	heard    atomic.Int64 // when push was last heard of, in Unix nanoseconds
 
 	once   sync.Once
@@ -520,9 +494,6 @@ func (s *session) fail(err error) {
 			s.push.Close()
 		}
 		close(s.broken)
-		if len(s.sent) == 0 {
-			s.sent <- nil // wakes receive
-		}
 	}
 	s.once.Do(end)
 }

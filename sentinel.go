@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -127,10 +128,8 @@ func (w *sentinels) watch(k *link) {
 	for turn := 0; ; turn++ {
 		endpoint := w.settings.endpoints[turn%len(w.settings.endpoints)]
 		heard, err := w.listen(endpoint, k)
-		select {
-		case <-k.closing:
+		if k.ctx.Err() != nil {
 			return
-		default:
 		}
 		if heard {
 			told = ""
@@ -139,11 +138,7 @@ func (w *sentinels) watch(k *link) {
 			told = text
 			log.Printf("dynamicforward redis Sentinel %s: %s", endpoint, text)
 		}
-		select {
-		case <-time.After(maxRetry - jitter(maxRetry)):
-		case <-k.closing:
-			return
-		}
+		choose(time.After(maxRetry-jitter(maxRetry)), k.ctx.Done())
 	}
 }
 
@@ -158,9 +153,9 @@ func (w *sentinels) listen(endpoint string, k *link) (heard bool, err error) {
 	if _, err := conn.Do("SUBSCRIBE", switchMaster); err != nil {
 		return false, err
 	}
-	over := make(chan struct{})
-	defer close(over)
-	go w.keep(conn, over, k.closing)
+	ctx, over := context.WithCancel(k.ctx)
+	defer over()
+	go w.keep(ctx, conn)
 	for messages := 0; ; messages++ {
 		if messages%compareEvery == 0 {
 			w.compare(k)
@@ -203,24 +198,21 @@ func (w *sentinels) compare(k *link) {
 
 // keep sends PINGs, so that a Sentinel that went silent is noticed, until the
 // listener is done, and ends the listener when the link is closed.
-func (w *sentinels) keep(conn redis.Conn, over, closing chan struct{}) {
+func (w *sentinels) keep(ctx context.Context, conn redis.Conn) {
 	defer conn.Close() // so that the listener ends, whatever happens here
 	defer recovered("keeping the connection to a Sentinel")
 	ticker := time.NewTicker(pingEvery)
 	defer ticker.Stop()
 	for {
-		select {
-		case <-ticker.C:
-			err := conn.Send("PING")
-			if err == nil {
-				err = conn.Flush()
-			}
-			if err != nil {
-				return
-			}
-		case <-over:
+		choose(ticker.C, ctx.Done())
+		if ctx.Err() != nil {
 			return
-		case <-closing:
+		}
+		err := conn.Send("PING")
+		if err == nil {
+			err = conn.Flush()
+		}
+		if err != nil {
 			return
 		}
 	}

@@ -98,7 +98,8 @@ type table struct {
 	source    source
 	clustered bool
 	settings  *tableSettings
-	closing   chan struct{}
+	ctx       context.Context // over when the table is closed
+	end       context.CancelFunc
 
 	// epoch grows when what was true may no longer be: a connection comes or
 	// goes, a slot moves, a server was flushed.
@@ -124,10 +125,12 @@ func joinTable(ctx context.Context, redis *redisSettings, cache *tableSettings) 
 
 // newTable makes a table; start sets it to work.
 func newTable(redis *redisSettings, cache *tableSettings) *table {
+	ctx, end := context.WithCancel(context.Background())
 	t := &table{
 		clustered: redis.cluster,
 		settings:  cache,
-		closing:   make(chan struct{}),
+		ctx:       ctx,
+		end:       end,
 		routes:    newShelf(cache.maxEntries),
 		unknown:   newShelf(maxUnknown),
 		fetching:  map[string]map[string]*lookup{},
@@ -144,7 +147,7 @@ func (t *table) start() {
 
 // close ends the table's connections.
 func (t *table) close() {
-	close(t.closing)
+	t.end()
 	t.source.close()
 }
 
@@ -189,10 +192,9 @@ func (t *table) findAgain(ctx context.Context, key, field string) (*route, error
 	return t.wait(ctx, l)
 }
 
-// wait waits for a look-up. The link ends each within its timeouts.
+// wait waits for a look-up, or for the end of its caller.
 func (t *table) wait(ctx context.Context, l *lookup) (*route, error) {
-	<-l.done // Yaegi: goroutines in the same select at once mix up their channels
-	if ctx.Err() != nil {
+	if which, _ := choose(l.done, ctx.Done()); which == 1 {
 		return nil, ctx.Err()
 	}
 	if l.err != nil {
@@ -409,12 +411,11 @@ func (t *table) look() {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	for {
-		select {
-		case <-ticker.C:
-			t.tick()
-		case <-t.closing:
+		choose(ticker.C, t.ctx.Done())
+		if t.ctx.Err() != nil {
 			return
 		}
+		t.tick()
 	}
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# gofmt, vet and staticcheck on both modules, and shell syntax.
+# gofmt, vet and staticcheck on both modules, no select statement in the plugin,
+# and shell syntax.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,6 +8,10 @@ staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 unformatted=$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '^vendor/' | xargs gofmt -l)
 if [ -n "$unformatted" ]; then
   echo "not formatted; run gofmt -w on: $unformatted" >&2
+  exit 1
+fi
+if grep -n 'select {' $(git ls-files --cached --others --exclude-standard '*.go' | grep -v -e / -e _test.go); then
+  echo "a select statement is not safe interpreted: use choose (choose.go)" >&2
   exit 1
 fi
 for script in ci/*.sh .ci/run; do bash -n "$script"; done
