@@ -60,7 +60,7 @@ type Config struct {
 
 // RedisConfig says how to reach Redis. The names are those of Traefik's own
 // Redis options. Durations are strings such as "1s" or "250ms"; a bare number
-// is seconds. docs/redis.md has an example of each way.
+// is seconds. README.md has an example of each way.
 type RedisConfig struct {
 	// Endpoints is where the server is, as host:port or unix:///path.
 	// Required. One for a server; one or more of the Sentinels, or of the

@@ -14,7 +14,7 @@ import (
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
 
-// gatewayRule is the least that an ACL user needs, as docs/redis.md has it, for
+// gatewayRule is the least that an ACL user needs, as README.md has it, for
 // the default key template: keys and channel first, then commands.
 var gatewayRule = []string{
 	"~game-server_*", "resetchannels", "&__redis__:invalidate", "-@all",
@@ -31,12 +31,12 @@ var (
 
 // The rules in the documentation are those that the tests use.
 func TestDocumentedACLRules(t *testing.T) {
-	doc, err := os.ReadFile("../docs/redis.md")
+	doc, err := os.ReadFile("../README.md")
 	must(t, err)
 	for _, rule := range [][]string{gatewayRule, dbRule, masterRule, clusterRule, sentinelRule} {
 		text := strings.Join(rule, " ")
 		if !strings.Contains(strings.ReplaceAll(string(doc), `\|`, "|"), text) {
-			t.Errorf("docs/redis.md does not have %q", text)
+			t.Errorf("README.md does not have %q", text)
 		}
 	}
 }
