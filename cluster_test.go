@@ -254,7 +254,7 @@ func TestASlotThatIsMovingIsFollowed(t *testing.T) {
 	expect(t, table, here, "1", "10.0.0.1:1")
 	expect(t, table, key, "1", "10.0.0.2:2")
 	expect(t, table, key, "1", "10.0.0.2:2")
-	if table.routes.get(key, "1").epoch.Load() != untrusted {
+	if table.routes.get(key, "1").epoch != untrusted {
 		t.Error("trusted while the slot is moving")
 	}
 	if n := c.nodes[1].count("ASKING"); n != 2 {

@@ -52,7 +52,7 @@ type permit struct {
 
 // newFence checks targets.allow. The error names the option and the entry.
 func newFence(config *TargetsConfig, dialer *net.Dialer) (*fence, error) {
-	f := &fence{dialer: dialer, literals: memo{max: maxProxies}}
+	f := &fence{dialer: dialer, literals: memo{max: maxWays}}
 	for _, entry := range config.Allow {
 		p, err := parsePermit(strings.TrimSpace(entry))
 		if err != nil {

@@ -14,60 +14,102 @@ import (
 	"sync/atomic"
 )
 
-// maxProxies bounds the addresses that a forwarder knows at a time.
-const maxProxies = 100000
-
-// forwarder sends requests to nodes: the built-in catch-all. What takes time in
-// it is compiled: one httputil.ReverseProxy for each address, made by the
+// forwarder is what all ways to nodes share: the built-in catch-all. What takes
+// time in it is compiled: one httputil.ReverseProxy for each address, made by the
 // standard library with a rewriting function of its own.
 type forwarder struct {
 	fence     *fence
 	transport *http.Transport // dials through the fence
 	buffers   httputil.BufferPool
-	proxies   memo // address -> *httputil.ReverseProxy
 }
 
-// forward sends a request to the node of a hit.
-func (m *middleware) forward(w http.ResponseWriter, r *http.Request, h *hit) {
-	r.Header[nodeHeader] = h.header
+// maxWays bounds the addresses that a middleware knows the way to at a time.
+const maxWays = 100000
+
+// to returns the way to a node.
+func (m *middleware) to(node *target) *way {
+	if known := m.ways.get(node.address); known != nil {
+		return known.(*way)
+	}
+	to := m.newWay(node)
+	m.ways.put(node.address, to)
+	return to
+}
+
+// newWay makes the way to a node.
+func (m *middleware) newWay(node *target) *way {
+	proxy := httputil.NewSingleHostReverseProxy(node.url)
+	proxy.Transport = m.nodes.transport
+	proxy.BufferPool = m.nodes.buffers
+	to := &way{node: node, header: []string{node.address}, proxy: proxy}
+	proxy.ErrorHandler = func(w http.ResponseWriter, out *http.Request, err error) { m.nodeFailed(w, out, err, to) }
+	if !m.passHostHeader {
+		direct := proxy.Director
+		proxy.Director = func(out *http.Request) {
+			direct(out)
+			out.Host = node.url.Host
+		}
+	}
+	return to
+}
+
+// attempt is a request on the long way to its node.
+type attempt struct {
+	m      *middleware
+	route  *route
+	way    *way
+	second bool        // to the node that took over from one that could not be dialed
+	body   *clientBody // what the request brings, if it does
+}
+
+// again returns the attempt that comes after a, at the node that a route names
+// now.
+func (a *attempt) again(r *route) *attempt {
+	return &attempt{m: a.m, route: r, way: a.m.to(r.node), second: true, body: a.body}
+}
+
+// forward sends a request to its node.
+func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt) {
+	r.Header[nodeHeader] = a.way.header
 	if isUpgrade(r) {
-		m.upgrade(w, r, h)
+		m.upgrade(w, r, a)
 		return
 	}
 	if r.ContentLength != 0 {
-		h = m.newHit(h.route)
-		h.body = &clientBody{body: r.Body}
-		r.Body = h.reader()
+		a.body = &clientBody{body: r.Body}
+		r.Body = a.reader()
 	}
-	m.try(w, r, h)
+	a.try(w, r)
 }
 
 // try lets the proxy forward a request. It removes from what it forwards all that
 // Connection names, so the node does not receive nodeHeader.
-func (m *middleware) try(w http.ResponseWriter, r *http.Request, h *hit) {
+func (a *attempt) try(w http.ResponseWriter, r *http.Request) {
 	r.Header["Connection"] = append(r.Header["Connection"], nodeHeader)
-	if !m.passHostHeader {
-		r.Host = h.route.node.url.Host
-	}
-	r.Response = h.mark
-	h.proxy.ServeHTTP(w, r)
+	r.Response = a.mark()
+	a.way.proxy.ServeHTTP(w, r)
 }
 
-// hitKey is the context key of newMark.
-type hitKey struct{}
+// attemptKey is the context key of mark.
+type attemptKey struct{}
 
-// newMark makes what leads from a forwarded request back to its hit: the request
+// mark makes what leads from a forwarded request back to its attempt: the request
 // that nodeFailed gets is a copy, and the Response field, which means nothing on
-// a server, goes along with it. A context value does the same, but costs every
-// request three calls; this costs it an assignment.
-func newMark(h *hit) *http.Response {
+// a server, goes along with it. The request's own context would have to be
+// changed before the request is copied, which is one copy more.
+func (a *attempt) mark() *http.Response {
 	request := &http.Request{}
-	return &http.Response{Request: request.WithContext(context.WithValue(context.Background(), hitKey{}, h))}
+	return &http.Response{Request: request.WithContext(context.WithValue(context.Background(), attemptKey{}, a))}
 }
 
-// hitOf returns the hit of a forwarded request.
-func hitOf(r *http.Request) *hit {
-	return r.Response.Request.Context().Value(hitKey{}).(*hit)
+// attemptOf returns the attempt of a request that was forwarded on a way. One
+// that took a shortcut has none yet: its query says all about it.
+func (m *middleware) attemptOf(out *http.Request, to *way) (*attempt, error) {
+	if out.Response != nil {
+		return out.Response.Request.Context().Value(attemptKey{}).(*attempt), nil
+	}
+	key, field, err := m.rule.apply(out)
+	return &attempt{m: m, route: &route{key: key, field: field, node: to.node}, way: to}, err
 }
 
 // clientBody is what a request brings. It does not close what it reads: the
@@ -89,44 +131,45 @@ func (b *clientBody) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (b *clientBody) Close() error { return nil }
 
-// reader returns the body of a hit's request. Yaegi: a value of our own goes into
-// a compiled struct's field by way of a variable of the field's type.
-func (h *hit) reader() io.ReadCloser {
-	if h.body == nil {
+// reader returns the body of a request. Yaegi: a value of our own goes into a
+// compiled struct's field by way of a variable of the field's type.
+func (a *attempt) reader() io.ReadCloser {
+	if a.body == nil {
 		return nil
 	}
-	var body io.ReadCloser = h.body
+	var body io.ReadCloser = a.body
 	return body
 }
 
 // nodeFailed answers a request that the node did not. Where the node could not
 // be dialed the route is read again from Redis, once, and the node that it names
 // now is tried, if it is another one; nothing else ever is.
-func nodeFailed(w http.ResponseWriter, out *http.Request, err error) {
-	h := hitOf(out)
-	m := h.m
-	if isDialError(err) && !h.second {
-		route, findErr := m.table.findAgain(out.Context(), h.route.key, h.route.field)
-		if findErr == nil && route.node.address != h.route.node.address {
-			second := m.newHit(route)
-			second.second = true
-			second.body = h.body
-			m.try(w, asReceived(out, second), second)
+func (m *middleware) nodeFailed(w http.ResponseWriter, out *http.Request, err error, to *way) {
+	a, ruleErr := m.attemptOf(out, to)
+	if ruleErr != nil {
+		m.refuse(w, out, a.route.key, a.route.field, ruleErr)
+		return
+	}
+	if isDialError(err) && !a.second {
+		route, findErr := m.table.findAgain(out.Context(), a.route.key, a.route.field)
+		if findErr == nil && route.node.address != to.node.address {
+			second := a.again(route)
+			second.try(w, second.asReceived(out))
 			return
 		}
 	}
-	err = nodeError(err, h.route.node)
-	if h.body != nil && h.body.broke.Load() {
+	err = nodeError(err, to.node)
+	if a.body != nil && a.body.broke.Load() {
 		err = errBadBody // whatever came of it, the node is not to blame
 	}
-	m.refuse(w, out, h.route.key, h.route.field, err)
+	m.refuse(w, out, a.route.key, a.route.field, err)
 }
 
 // asReceived undoes what the proxy has done to a request: the node's path prefix,
 // the client's address, and a body that reads as closed.
-func asReceived(out *http.Request, h *hit) *http.Request {
+func (a *attempt) asReceived(out *http.Request) *http.Request {
 	r := out.Clone(out.Context())
-	r.Body = h.reader()
+	r.Body = a.reader()
 	if u, err := url.ParseRequestURI(out.RequestURI); err == nil {
 		r.URL = u
 	}
@@ -137,19 +180,6 @@ func asReceived(out *http.Request, h *hit) *http.Request {
 		r.Header.Del("X-Forwarded-For")
 	}
 	return r
-}
-
-// to returns the proxy to a node.
-func (f *forwarder) to(node *target) *httputil.ReverseProxy {
-	if known := f.proxies.get(node.address); known != nil {
-		return known.(*httputil.ReverseProxy)
-	}
-	proxy := httputil.NewSingleHostReverseProxy(node.url)
-	proxy.Transport = f.transport
-	proxy.BufferPool = f.buffers
-	proxy.ErrorHandler = nodeFailed
-	f.proxies.put(node.address, proxy)
-	return proxy
 }
 
 // close lets go of the idle connections; those in use end by themselves.
@@ -203,22 +233,19 @@ func spellWebSocket(header http.Header) {
 const bufferSize = 32 * 1024
 
 // bufferPool keeps the proxies from making a buffer for each response.
-type bufferPool struct {
-	pool sync.Pool
-}
+type bufferPool struct{}
 
-func newBufferPool() *bufferPool {
-	return &bufferPool{pool: sync.Pool{New: func() interface{} { return make([]byte, bufferSize) }}}
-}
+// buffers is what it keeps. Interpreted, a variable of the package is cheaper than
+// a field.
+var buffers = &sync.Pool{New: func() interface{} { return make([]byte, bufferSize) }}
 
 // Get implements httputil.BufferPool.
-func (b *bufferPool) Get() []byte {
-	buffer := b.pool.Get().([]byte)
-	return buffer
+func (bufferPool) Get() []byte {
+	return buffers.Get().([]byte)
 }
 
 // Put implements httputil.BufferPool.
-func (b *bufferPool) Put(buffer []byte) {
+func (bufferPool) Put(buffer []byte) {
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
-	b.pool.Put(buffer)
+	buffers.Put(buffer)
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/http/httputil"
 	"strings"
 
 	"github.com/traefik/genconf/dynamic"
@@ -154,7 +153,8 @@ type middleware struct {
 	errorStatus    int
 	fallback       bool
 	debugHeaders   bool
-	hits           memo // query string -> *hit
+	short          *shortcuts // query string -> node, for the most of requests
+	ways           memo       // address -> *way
 }
 
 // New checks the configuration and returns the handler for one router. It does
@@ -166,7 +166,7 @@ func New(ctx context.Context, next http.Handler, config *Config, name string) (h
 	if err != nil {
 		return nil, fmt.Errorf("dynamicforward %s: %w", name, err)
 	}
-	return m, nil
+	return m.handler(), nil
 }
 
 func newMiddleware(ctx context.Context, next http.Handler, config *Config, name string) (*middleware, error) {
@@ -189,7 +189,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	if err != nil {
 		return nil, err
 	}
-	return &middleware{
+	m := &middleware{
 		name:           name,
 		next:           next,
 		rule:           rule,
@@ -199,50 +199,17 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		errorStatus:    config.ErrorStatus,
 		fallback:       config.Fallback,
 		debugHeaders:   config.DebugHeaders,
-		hits:           memo{max: int64(config.Cache.MaxEntries)},
-	}, nil
-}
-
-// ServeHTTP takes a request to its node. It is the short way, for a plain request
-// whose query was seen before and whose route is still true; serve is the long
-// one. Interpreted, a call costs about a microsecond and a function pays for all
-// its variables each time, so this one has few and calls little.
-func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	for name := range r.Header {
-		if len(name) >= len(headerPrefix) && name[2] == headerPrefix[2] {
-			dropForged(r.Header, name)
-		}
+		short:          newShortcuts(),
+		ways:           memo{max: maxWays},
 	}
-	known, ok := m.hits.values.Load(r.URL.RawQuery)
-	if !ok {
-		m.serve(w, r)
-		return
-	}
-	h := known.(*hit)
-	if h.route.epoch.Load() != m.table.epoch.Load() {
-		m.serve(w, r)
-		return
-	}
-	if r.ContentLength != 0 || r.Header["Upgrade"] != nil {
-		m.forward(w, r, h)
-		return
-	}
-	r.Header[nodeHeader] = h.header
-	if r.Header["Connection"] == nil {
-		r.Header["Connection"] = dropNodeHeader
-	} else {
-		r.Header["Connection"] = append(r.Header["Connection"], nodeHeader)
-	}
-	if !m.passHostHeader {
-		r.Host = h.route.node.url.Host
-	}
-	r.Response = h.mark
-	h.proxy.ServeHTTP(w, r)
+	m.table.join(ctx, m.short)
+	return m, nil
 }
 
 // serve takes a request to its node step by step: the key and field that it
 // asks for, the node that Redis holds there, and to that node.
 func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
+	dropForged(r.Header)
 	key, field, err := m.rule.apply(r)
 	if err != nil {
 		m.refuse(w, r, key, field, err)
@@ -257,34 +224,15 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(nodeHeader, route.node.address)
 		w.Header().Set(cacheHeader, how)
 	}
-	h := m.newHit(route)
-	if m.rule.queryOnly && !m.debugHeaders && len(r.URL.RawQuery) <= maxHitQuery {
-		m.hits.put(r.URL.RawQuery, h)
+	a := &attempt{m: m, route: route, way: m.to(route.node)}
+	if m.rule.queryOnly && !m.debugHeaders && len(r.URL.RawQuery) <= maxShortQuery {
+		m.table.remember(route, m.short, r.URL.RawQuery, a.way)
 	}
-	m.forward(w, r, h)
+	m.forward(w, r, a)
 }
 
-// maxHitQuery is the longest query string that is remembered, in bytes.
-const maxHitQuery = 512
-
-// hit is all that a request needs whose query string was seen before. It says
-// nothing about truth: the route's epoch does.
-type hit struct {
-	m      *middleware
-	route  *route
-	proxy  *httputil.ReverseProxy
-	header []string       // the value of nodeHeader
-	mark   *http.Response // leads from a request back to its hit; see hitOf
-	second bool           // the node that took over from one that could not be dialed
-	body   *clientBody    // what the request brings, if it does; such a hit is for one request
-}
-
-// newHit makes the hit of a route.
-func (m *middleware) newHit(r *route) *hit {
-	h := &hit{m: m, route: r, proxy: m.nodes.to(r.node), header: []string{r.node.address}}
-	h.mark = newMark(h)
-	return h
-}
+// maxShortQuery is the longest query string that gets a shortcut, in bytes.
+const maxShortQuery = 512
 
 // headerPrefix begins the names of the headers that are the plugin's own.
 const headerPrefix = "X-Dynamicforward-"
@@ -300,10 +248,12 @@ const (
 // the node, without a copy of the request in which to delete it.
 var dropNodeHeader = []string{nodeHeader}
 
-// dropForged removes a header that a client may not send: one in the plugin's
-// name.
-func dropForged(header http.Header, name string) {
-	if strings.HasPrefix(name, headerPrefix) {
-		delete(header, name)
+// dropForged removes the headers that a client may not send: those in the
+// plugin's name.
+func dropForged(header http.Header) {
+	for name := range header {
+		if strings.HasPrefix(name, headerPrefix) {
+			delete(header, name)
+		}
 	}
 }

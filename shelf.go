@@ -27,7 +27,7 @@ func (s *shelf) put(r *route) {
 		s.keys[r.key] = fields
 	}
 	if old := fields[r.field]; old != nil {
-		old.epoch.Store(untrusted)
+		old.doubt()
 	} else {
 		s.count++
 	}
@@ -57,7 +57,7 @@ func (s *shelf) evict(newest *route) {
 func (s *shelf) drop(key string) map[string]*route {
 	fields := s.keys[key]
 	for _, r := range fields {
-		r.epoch.Store(untrusted)
+		r.doubt()
 	}
 	s.count -= len(fields)
 	delete(s.keys, key)
@@ -98,7 +98,7 @@ func (s *shelf) remove(key, field string) {
 	if r == nil {
 		return
 	}
-	r.epoch.Store(untrusted)
+	r.doubt()
 	s.count--
 	delete(fields, field)
 	if len(fields) == 0 {

@@ -23,12 +23,12 @@ func TestAShelfKeepsRoutesByKeyAndField(t *testing.T) {
 	if dropped := s.drop("a"); len(dropped) != 2 || s.get("a", "1") != nil || s.get("b", "1") != b1 || s.count != 1 {
 		t.Errorf("after drop: %d dropped, %d left", len(dropped), s.count)
 	}
-	if a1.epoch.Load() != untrusted || a2.epoch.Load() != untrusted || b1.epoch.Load() == untrusted {
+	if a1.epoch != untrusted || a2.epoch != untrusted || b1.epoch == untrusted {
 		t.Error("whoever still holds a dropped route must not trust it, and only then")
 	}
 	s.remove("b", "2")
 	s.remove("b", "1")
-	if s.count != 0 || len(s.keys) != 0 || b1.epoch.Load() != untrusted {
+	if s.count != 0 || len(s.keys) != 0 || b1.epoch != untrusted {
 		t.Errorf("after remove: %d routes, %d keys", s.count, len(s.keys))
 	}
 }
@@ -62,7 +62,7 @@ func checkShelf(t *testing.T, s *shelf, routes []*route, max int) {
 		switch {
 		case s.get(r.key, r.field) == r:
 			there++
-		case r.epoch.Load() != untrusted:
+		case r.epoch != untrusted:
 			t.Error("an evicted route is still trusted")
 		}
 	}
@@ -75,7 +75,7 @@ func TestAReplacedRouteIsNotTrusted(t *testing.T) {
 	s := newShelf(10)
 	first := shelved(s, "a", "1")
 	second := shelved(s, "a", "1")
-	if s.count != 1 || s.get("a", "1") != second || first.epoch.Load() != untrusted {
+	if s.count != 1 || s.get("a", "1") != second || first.epoch != untrusted {
 		t.Errorf("%d routes", s.count)
 	}
 }

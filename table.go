@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -64,8 +63,8 @@ func newTableSettings(config *CacheConfig) (*tableSettings, error) {
 	return s, nil
 }
 
-// route is what Redis holds under a key and field. All but epoch, session and
-// read stay as they are; those two belong to the table's lock.
+// route is what Redis holds under a key and field. All but epoch, paths,
+// session and read stay as they are; those belong to the table's lock.
 type route struct {
 	key   string
 	field string
@@ -74,11 +73,32 @@ type route struct {
 	err   error // why there is no node: wraps errUnknownNode or errBadTarget
 
 	// epoch is the table's epoch in which a request last found the route true.
-	// While the two are equal it can be used without asking anybody.
-	epoch atomic.Int64
+	// While the two are equal it can be used without asking anybody, by way of
+	// the shortcuts that lead to it.
+	epoch int64
+	paths []path
 
 	session *session  // read over
 	read    time.Time // when it was asked for: what came of it is as old as that
+}
+
+// path is a shortcut that leads to a route.
+type path struct {
+	short *shortcuts
+	query string
+}
+
+// maxPaths is how many shortcuts may lead to a route: the oldest makes room. One
+// is what a game client needs; whoever makes up parameters gains nothing.
+const maxPaths = 4
+
+// doubt makes a route one that must not be used without a look at the table.
+func (r *route) doubt() {
+	r.epoch = untrusted
+	for _, p := range r.paths {
+		p.short.remove(p.query)
+	}
+	r.paths = nil
 }
 
 // table is the routing table: what is known of Redis, in memory.
@@ -103,9 +123,10 @@ type table struct {
 
 	// epoch grows when what was true may no longer be: a connection comes or
 	// goes, a slot moves, a server was flushed.
-	epoch atomic.Int64
+	epoch int64
 
-	mu       sync.Mutex
+	mu       sync.Mutex          // for all that follows and for epoch
+	short    map[*shortcuts]bool // of those who use the table
 	routes   *shelf
 	unknown  *shelf // what has no node: kept apart, so that names made up by clients push no route out
 	fetching map[string]map[string]*lookup
@@ -134,6 +155,7 @@ func newTable(redis *redisSettings, cache *tableSettings) *table {
 		routes:    newShelf(cache.maxEntries),
 		unknown:   newShelf(maxUnknown),
 		fetching:  map[string]map[string]*lookup{},
+		short:     map[*shortcuts]bool{},
 	}
 	t.source = newSource(redis, t)
 	return t
@@ -149,6 +171,49 @@ func (t *table) start() {
 func (t *table) close() {
 	t.end()
 	t.source.close()
+}
+
+// join makes shortcuts through the table possible until ctx ends.
+func (t *table) join(ctx context.Context, short *shortcuts) {
+	t.mu.Lock()
+	t.short[short] = true
+	t.mu.Unlock()
+	leave := func() {
+		defer recovered("leaving the routing table")
+		t.mu.Lock()
+		delete(t.short, short)
+		short.clear()
+		t.mu.Unlock()
+	}
+	context.AfterFunc(ctx, leave)
+}
+
+// remember makes a shortcut to a route, if that is still true.
+func (t *table) remember(r *route, short *shortcuts, query string, to *way) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r.epoch != t.epoch || !t.short[short] {
+		return
+	}
+	short.put(query, to)
+	for _, p := range r.paths {
+		if p.short == short && p.query == query {
+			return // from an epoch before this one
+		}
+	}
+	if len(r.paths) == maxPaths {
+		r.paths[0].short.remove(r.paths[0].query)
+		r.paths = append(r.paths[:0], r.paths[1:]...)
+	}
+	r.paths = append(r.paths, path{short: short, query: query})
+}
+
+// begin begins an epoch: nothing counts as true until somebody has looked.
+func (t *table) begin() {
+	t.epoch++
+	for short := range t.short {
+		short.clear()
+	}
 }
 
 // How a route was found.
@@ -222,7 +287,7 @@ func (t *table) trust(r *route) (use, refresh, stale bool) {
 	case live == nil:
 		use = t.outlives(r)
 		if use {
-			r.epoch.Store(t.epoch.Load()) // until the next tick
+			r.epoch = t.epoch // until the next tick
 		}
 		return use, !use, true
 	case live.push == nil:
@@ -234,7 +299,7 @@ func (t *table) trust(r *route) (use, refresh, stale bool) {
 		use, refresh = t.young(r) // of a slot that moves nothing is told about the keys that it does not hold
 		return use, refresh, false
 	}
-	r.epoch.Store(t.epoch.Load())
+	r.epoch = t.epoch
 	return true, false, false // Redis would have told
 }
 
@@ -310,7 +375,7 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 		}
 	}
 	r := &route{key: l.key, field: l.field, slot: l.slot, session: s, read: l.asked}
-	r.epoch.Store(untrusted)
+	r.epoch = untrusted
 	switch {
 	case err == nil:
 		r.node, r.err = parseTarget(value)
@@ -328,7 +393,7 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 	if listed && s == t.source.session(l.slot) {
 		r = t.keep(r)
 		if s.push != nil && !l.idle {
-			r.epoch.Store(t.epoch.Load())
+			r.epoch = t.epoch
 		}
 	} else if listed && l.asking {
 		r = t.keep(r) // for when Redis does not answer: the slot is another server's
@@ -361,7 +426,7 @@ func (t *table) keep(r *route) *route {
 // next use: it may have changed while nobody told.
 func (t *table) turned() {
 	t.mu.Lock()
-	t.epoch.Add(1)
+	t.begin()
 	t.mu.Unlock()
 }
 
@@ -376,13 +441,12 @@ func (t *table) changed(s *session, c *change) {
 		t.flush(s)
 		return
 	}
-	epoch := t.epoch.Load()
 	ahead := 0 // look-ups that nobody waits for yet
 	for _, key := range c.keys {
 		delete(t.fetching, key)
 		t.unknown.drop(key)
 		for _, r := range t.routes.keys[key] {
-			if ahead < maxBatch && r.epoch.Load() == epoch && time.Since(r.read) >= prefetchAfter {
+			if ahead < maxBatch && r.epoch == t.epoch && time.Since(r.read) >= prefetchAfter {
 				t.fetch(key, r.field, true)
 				ahead++
 			}
@@ -393,7 +457,7 @@ func (t *table) changed(s *session, c *change) {
 
 // flush forgets all that the server of a session holds.
 func (t *table) flush(s *session) {
-	t.epoch.Add(1)
+	t.begin()
 	t.fetching = map[string]map[string]*lookup{}
 	if !t.clustered {
 		t.routes = newShelf(t.settings.maxEntries)
@@ -427,7 +491,7 @@ func (t *table) tick() {
 	if t.source.whole() {
 		t.recheck()
 	} else {
-		t.epoch.Add(1)
+		t.begin()
 	}
 }
 

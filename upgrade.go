@@ -37,21 +37,21 @@ type handshake struct {
 // session between the two connections. It returns when the session starts: what
 // is left of the request is two connections and what relays between them. As in
 // nodeFailed a node that cannot be dialed is looked up again, once.
-func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
-	shake, err := m.nodes.shake(r, h)
+func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+	shake, err := m.nodes.shake(r, a)
 	if err != nil && isDialError(err) {
-		route, findErr := m.table.findAgain(r.Context(), h.route.key, h.route.field)
-		if findErr == nil && route.node.address != h.route.node.address {
-			h = m.newHit(route)
-			r.Header[nodeHeader] = h.header
-			shake, err = m.nodes.shake(r, h)
+		route, findErr := m.table.findAgain(r.Context(), a.route.key, a.route.field)
+		if findErr == nil && route.node.address != a.way.node.address {
+			a = a.again(route)
+			r.Header[nodeHeader] = a.way.header
+			shake, err = m.nodes.shake(r, a)
 		}
 	}
 	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
 		err = shake.agreed(r)
 	}
 	if err != nil {
-		m.refuse(w, r, h.route.key, h.route.field, nodeError(err, h.route.node))
+		m.refuse(w, r, a.route.key, a.route.field, nodeError(err, a.way.node))
 		return
 	}
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
@@ -65,9 +65,9 @@ func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
 
 // shake sends a handshake to a node and reads the answer. The client may go away
 // meanwhile; it may have sent something already, which waits.
-func (f *forwarder) shake(r *http.Request, h *hit) (*handshake, error) {
+func (f *forwarder) shake(r *http.Request, a *attempt) (*handshake, error) {
 	ctx := r.Context()
-	conn, err := f.dial(ctx, h.route.node)
+	conn, err := f.dial(ctx, a.way.node)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (f *forwarder) shake(r *http.Request, h *hit) (*handshake, error) {
 	}
 	giveUp := func() { conn.Close() }
 	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(conn, handshakeRequest(r, h))
+	shake, err := exchange(conn, handshakeRequest(r, a))
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -136,13 +136,10 @@ var (
 
 // handshakeRequest is the handshake as the node gets it: as the client sent it,
 // but for the headers that Traefik's own proxy changes too.
-func handshakeRequest(r *http.Request, h *hit) *http.Request {
+func handshakeRequest(r *http.Request, a *attempt) *http.Request {
 	out := r.Clone(context.Background())
 	out.Close = false // or Connection: close goes along
-	h.proxy.Director(out)
-	if !h.m.passHostHeader {
-		out.Host = h.route.node.url.Host
-	}
+	a.way.proxy.Director(out)
 	header := out.Header
 	upgrade := header["Upgrade"]
 	removeHopByHop(header)

@@ -1,0 +1,87 @@
+package dynamicforward
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"sync"
+)
+
+// shortcuts leads the query strings that one middleware has seen to the nodes
+// that they mean. What is in it is true: the table puts nothing else there, and
+// takes it away in the moment in which it learns that it may no longer be, so
+// whoever finds something here need not ask.
+type shortcuts struct {
+	mu    sync.RWMutex
+	known map[string]*way
+}
+
+// way is how requests get to a node.
+type way struct {
+	node   *target
+	header []string // the value of nodeHeader
+	proxy  *httputil.ReverseProxy
+}
+
+func newShortcuts() *shortcuts {
+	return &shortcuts{known: map[string]*way{}}
+}
+
+// put adds a shortcut.
+func (s *shortcuts) put(query string, to *way) {
+	s.mu.Lock()
+	s.known[query] = to
+	s.mu.Unlock()
+}
+
+// remove removes a shortcut.
+func (s *shortcuts) remove(query string) {
+	s.mu.Lock()
+	delete(s.known, query)
+	s.mu.Unlock()
+}
+
+// clear removes all.
+func (s *shortcuts) clear() {
+	s.mu.Lock()
+	s.known = map[string]*way{}
+	s.mu.Unlock()
+}
+
+// Names of headers that begin with headerPrefix lie between it and afterPrefix.
+// To compare is cheaper, interpreted, than to look for a prefix.
+const afterPrefix = "X-Dynamicforward."
+
+// handler returns the handler of every request. It is the short way, for a plain
+// request whose query was seen before; serve is the long one. Interpreted, a call
+// costs about a microsecond, and so does each method of a field; a function pays
+// for all its variables and intermediate values each time, used or not, and one
+// that captures what it needs pays less than a method. So this one captures, and
+// has few of all.
+//
+// What Connection names the proxy keeps from the node. Traefik's entry point
+// leaves no Connection header but for an upgrade.
+func (m *middleware) handler() http.Handler {
+	short := m.short
+	mu := &short.mu
+	serve := func(w http.ResponseWriter, r *http.Request) { m.serve(w, r) }
+	handle := func(w http.ResponseWriter, r *http.Request) {
+		header := r.Header
+		for name := range header {
+			if name >= headerPrefix && name < afterPrefix {
+				serve(w, r)
+				return
+			}
+		}
+		mu.RLock()
+		to := short.known[r.URL.RawQuery]
+		mu.RUnlock()
+		if to == nil || r.ContentLength != 0 || header["Connection"] != nil {
+			serve(w, r)
+			return
+		}
+		header[nodeHeader] = to.header
+		header["Connection"] = dropNodeHeader
+		to.proxy.ServeHTTP(w, r)
+	}
+	return http.HandlerFunc(handle)
+}

@@ -1,0 +1,198 @@
+package dynamicforward
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// testWay is a way that is only looked at.
+var testWay = &way{}
+
+// has tells whether a query has a shortcut.
+func (s *shortcuts) has(query string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.known[query] != nil
+}
+
+// shortTable returns a table of a Redis with one route, that route, and shortcuts
+// through the table.
+func shortTable(t *testing.T) (*pushingRedis, *table, *route, *shortcuts) {
+	t.Helper()
+	redis := redisWith(t, "a", "1", "10.0.0.1:1")
+	table := testTable(t, redis.addr, nil)
+	short := newShortcuts()
+	table.join(context.Background(), short)
+	return redis, table, found(t, table), short
+}
+
+// found returns the route a 1.
+func found(t *testing.T, table *table) *route {
+	t.Helper()
+	r, _, err := table.find(context.Background(), "a", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestAShortcutEndsWithTheTruthOfItsRoute(t *testing.T) {
+	redis, table, r, short := shortTable(t)
+	table.remember(r, short, "q", testWay)
+	if !short.has("q") {
+		t.Fatal("no shortcut to a true route")
+	}
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	waitFor(t, "the news", func() bool { return !short.has("q") })
+
+	table.remember(r, short, "q", testWay)
+	if short.has("q") {
+		t.Error("a shortcut to a route that has moved between the look-up and here")
+	}
+}
+
+func TestShortcutsEndWithTheConnection(t *testing.T) {
+	redis, table, r, short := shortTable(t)
+	table.remember(r, short, "q", testWay)
+	redis.disconnect()
+	waitFor(t, "the end of the connection", func() bool { return !short.has("q") })
+	redis.awaitCount("SUBSCRIBE", 2)
+	waitFor(t, "the link", table.connected)
+	if short.has("q") {
+		t.Error("a shortcut that nobody has looked at since")
+	}
+	table.remember(found(t, table), short, "q", testWay)
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	waitFor(t, "the news", func() bool { return !short.has("q") })
+}
+
+func TestShortcutsEndWithAFlush(t *testing.T) {
+	redis, table, r, short := shortTable(t)
+	table.remember(r, short, "q", testWay)
+	redis.del("a")
+	redis.push(t, "")
+	waitFor(t, "the news", func() bool { return !short.has("q") })
+}
+
+func TestFewShortcutsLeadToARoute(t *testing.T) {
+	_, table, r, short := shortTable(t)
+	for i := 0; i < 3*maxPaths; i++ {
+		table.remember(r, short, fmt.Sprint("q", i), testWay)
+	}
+	if n := len(short.known); n != maxPaths {
+		t.Errorf("%d shortcuts, want %d", n, maxPaths)
+	}
+	if newest := fmt.Sprint("q", 3*maxPaths-1); !short.has(newest) {
+		t.Error("the newest is not there")
+	}
+	for i := 0; i < 3; i++ {
+		table.remember(r, short, "again", testWay)
+	}
+	if n := len(r.paths); n != maxPaths {
+		t.Errorf("%d paths, want %d", n, maxPaths)
+	}
+}
+
+func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
+	_, table, r, _ := shortTable(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	short := newShortcuts()
+	table.join(ctx, short)
+	table.remember(r, short, "q", testWay)
+	cancel()
+	waitFor(t, "the end", func() bool { return !short.has("q") })
+	table.remember(r, short, "q", testWay)
+	if short.has("q") {
+		t.Error("nobody would take it away")
+	}
+}
+
+// shortGateway serves a middleware whose next request to the url takes a shortcut
+// to an address, where the long way leads to a node that says so.
+func shortGateway(t *testing.T, to string, change func(c *Config)) (url string) {
+	t.Helper()
+	redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "long way"))
+	config := testConfig(redis.addr)
+	change(config)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := httptest.NewServer(m.handler())
+	t.Cleanup(gateway.Close)
+	waitFor(t, "the link", m.table.connected)
+	get(t, gateway.URL+"/ws?"+testQuery)
+	if !m.short.has(testQuery) {
+		t.Fatal("no shortcut after the first request")
+	}
+	node, err := parseTarget(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.short.put(testQuery, m.newWay(node))
+	return gateway.URL + "/ws?" + testQuery
+}
+
+const testQuery = "nodeName=wgamed&threadId=1&platform=dev"
+
+func TestOnlyAPlainRequestTakesAShortcut(t *testing.T) {
+	for _, c := range []struct {
+		what, method, body string
+		header, value      string
+		want               string
+	}{
+		{what: "a plain request", method: "GET", want: "shortcut"},
+		{what: "one with a header of its own", method: "DELETE", header: "X-Dynamic", value: "1", want: "shortcut"},
+		{what: "one with a body", method: "POST", body: "body", want: "long way"},
+		{what: "one with a forged header", method: "GET", header: "X-Dynamicforward-Node", value: "10.0.0.9:9", want: "long way"},
+		{what: "one that asks for another protocol", method: "GET", header: "Connection", value: "Upgrade", want: "long way"},
+	} {
+		url := shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
+		request, err := http.NewRequest(c.method, url, strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.header != "" {
+			request.Header.Set(c.header, c.value)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if string(body) != c.want {
+			t.Errorf("%s: %q, want %q", c.what, body, c.want)
+		}
+		if node := response.Header.Get("X-Saw-Node"); node != "" {
+			t.Errorf("%s: the node was told %s", c.what, node)
+		}
+	}
+}
+
+func TestAShortcutPassesTheHostThatTheOptionAsksFor(t *testing.T) {
+	url := shortGateway(t, testNode(t, "shortcut"), func(c *Config) { c.PassHostHeader = false })
+	response, body := get(t, url)
+	saw := strings.Split(response.Header.Get("X-Saw"), " | ")
+	if body != "shortcut" || strings.Contains(url, saw[2]) {
+		t.Errorf("%s: the node saw the client's host %s", body, saw[2])
+	}
+}
+
+func TestAShortcutToADeadNodeLooksAgain(t *testing.T) {
+	url := shortGateway(t, refused(t), func(_ *Config) {})
+	response, body := get(t, url)
+	if response.StatusCode != http.StatusOK || body != "long way" {
+		t.Errorf("%d %q, want the node that Redis names", response.StatusCode, body)
+	}
+}
