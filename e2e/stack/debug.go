@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 )
@@ -54,3 +55,9 @@ func (t *Traefik) profile(path string, number *regexp.Regexp) (int, error) {
 
 // Bin returns the path of the binary that runs.
 func (t *Traefik) Bin() string { return t.o.Bin }
+
+// Descriptors returns how many files and sockets Traefik has open.
+func (t *Traefik) Descriptors() (int, error) {
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", t.Pid()))
+	return len(open), err
+}
