@@ -56,23 +56,40 @@ func (m *middleware) newWay(node *target) *way {
 // attempt is a request on the long way to its node.
 type attempt struct {
 	m      *middleware
-	route  *route
+	route  *route // nil: it took a shortcut; see routeOf
 	way    *way
 	second bool        // to the node that took over from one that could not be dialed
 	body   *clientBody // what the request brings, if it does
 }
 
-// again returns the attempt that comes after a, at the node that a route names
-// now.
-func (a *attempt) again(r *route) *attempt {
-	return &attempt{m: a.m, route: r, way: a.m.to(r.node), second: true, body: a.body}
+// again returns the attempt that comes after a, whose node could not be dialed: at
+// the node that Redis names now. nil: it names no other.
+func (a *attempt) again(r *http.Request) *attempt {
+	known, err := a.routeOf(r)
+	if err != nil {
+		return nil
+	}
+	route, err := a.m.table.findAgain(r.Context(), known.key, known.field)
+	if err != nil || route.node.address == a.way.node.address {
+		return nil
+	}
+	return &attempt{m: a.m, route: route, way: a.m.to(route.node), second: true, body: a.body}
+}
+
+// refuse answers a request whose attempts have failed.
+func (a *attempt) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	route, ruleErr := a.routeOf(r)
+	if ruleErr != nil {
+		err = ruleErr
+	}
+	a.m.refuse(w, r, route.key, route.field, err)
 }
 
 // forward sends a request to its node.
 func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt) {
 	r.Header[nodeHeader] = a.way.header
 	if isUpgrade(r) {
-		m.upgrade(w, r, a)
+		upgrade(w, r, a)
 		return
 	}
 	if r.ContentLength != 0 {
@@ -102,14 +119,23 @@ func (a *attempt) mark() *http.Response {
 	return &http.Response{Request: request.WithContext(context.WithValue(context.Background(), attemptKey{}, a))}
 }
 
-// attemptOf returns the attempt of a request that was forwarded on a way. One
-// that took a shortcut has none yet: its query says all about it.
-func (m *middleware) attemptOf(out *http.Request, to *way) (*attempt, error) {
-	if out.Response != nil {
-		return out.Response.Request.Context().Value(attemptKey{}).(*attempt), nil
+// attemptOf returns the attempt of a request that was forwarded on a way.
+func (m *middleware) attemptOf(out *http.Request, to *way) *attempt {
+	if out.Response == nil {
+		return &attempt{m: m, way: to}
 	}
-	key, field, err := m.rule.apply(out)
-	return &attempt{m: m, route: &route{key: key, field: field, node: to.node}, way: to}, err
+	return out.Response.Request.Context().Value(attemptKey{}).(*attempt)
+}
+
+// routeOf returns the key and field that a request asks for, with the node that it
+// was forwarded to. One that took a shortcut has to be read again: its query says
+// all about it.
+func (a *attempt) routeOf(r *http.Request) (*route, error) {
+	if a.route != nil {
+		return a.route, nil
+	}
+	key, field, err := a.m.rule.apply(r)
+	return &route{key: key, field: field, node: a.way.node}, err
 }
 
 // clientBody is what a request brings. It does not close what it reads: the
@@ -145,15 +171,9 @@ func (a *attempt) reader() io.ReadCloser {
 // be dialed the route is read again from Redis, once, and the node that it names
 // now is tried, if it is another one; nothing else ever is.
 func (m *middleware) nodeFailed(w http.ResponseWriter, out *http.Request, err error, to *way) {
-	a, ruleErr := m.attemptOf(out, to)
-	if ruleErr != nil {
-		m.refuse(w, out, a.route.key, a.route.field, ruleErr)
-		return
-	}
+	a := m.attemptOf(out, to)
 	if isDialError(err) && !a.second {
-		route, findErr := m.table.findAgain(out.Context(), a.route.key, a.route.field)
-		if findErr == nil && route.node.address != to.node.address {
-			second := a.again(route)
+		if second := a.again(out); second != nil {
 			second.try(w, second.asReceived(out))
 			return
 		}
@@ -162,7 +182,7 @@ func (m *middleware) nodeFailed(w http.ResponseWriter, out *http.Request, err er
 	if a.body != nil && a.body.broke.Load() {
 		err = errBadBody // whatever came of it, the node is not to blame
 	}
-	m.refuse(w, out, a.route.key, a.route.field, err)
+	a.refuse(w, out, err)
 }
 
 // asReceived undoes what the proxy has done to a request: the node's path prefix,

@@ -42,15 +42,20 @@ type tunnel struct {
 // goroutine, so what a request starts by itself keeps all that the request knew.
 // This goroutine knows nothing but the two connections.
 var (
-	tunnels      = make(chan *tunnel)
-	startTunnels sync.Once
+	tunnels  = make(chan *tunnel)
+	relaying sync.Once
 )
+
+// beginRelaying makes relay possible. It is not part of relay because a closure
+// for each session costs more, interpreted, than all the rest of it.
+func beginRelaying() {
+	begin := func() { go relayAll() }
+	relaying.Do(begin)
+}
 
 // relay starts a session: it copies between the two connections until both are
 // done or one of them breaks.
 func relay(client, node net.Conn) {
-	start := func() { go relayAll() }
-	startTunnels.Do(start)
 	tunnels <- &tunnel{client: client, node: node}
 }
 

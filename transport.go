@@ -47,6 +47,7 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, target
 		return nil, fmt.Errorf("serversTransport: %w", err)
 	}
 	open := func() closer {
+		beginRelaying()
 		return &forwarder{fence: fence, transport: transport, buffers: bufferPool{}}
 	}
 	return everything.join(ctx, "nodes "+string(settings), open).(*forwarder), nil

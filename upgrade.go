@@ -37,37 +37,38 @@ type handshake struct {
 // session between the two connections. It returns when the session starts: what
 // is left of the request is two connections and what relays between them. As in
 // nodeFailed a node that cannot be dialed is looked up again, once.
-func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
-	shake, err := m.nodes.shake(r, a)
+//
+// What a handshake that succeeds goes through here are functions: see handler.
+func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+	shake, err := shakeHands(a.m.nodes, r, a.way)
 	if err != nil && isDialError(err) {
-		route, findErr := m.table.findAgain(r.Context(), a.route.key, a.route.field)
-		if findErr == nil && route.node.address != a.way.node.address {
-			a = a.again(route)
+		if second := a.again(r); second != nil {
+			a = second
 			r.Header[nodeHeader] = a.way.header
-			shake, err = m.nodes.shake(r, a)
+			shake, err = shakeHands(a.m.nodes, r, a.way)
 		}
 	}
 	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
-		err = shake.agreed(r)
+		err = agreed(shake, r)
 	}
 	if err != nil {
-		m.refuse(w, r, a.route.key, a.route.field, nodeError(err, a.way.node))
+		a.refuse(w, r, nodeError(err, a.way.node))
 		return
 	}
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
 		shake.decline(w)
 		return
 	}
-	if err := shake.switchTo(w); err != nil {
-		logFailure(errNodeDown, "%s: a session could not start: %s", m.name, err.Error())
+	if err := switchTo(shake, w); err != nil {
+		logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
 	}
 }
 
-// shake sends a handshake to a node and reads the answer. The client may go away
-// meanwhile; it may have sent something already, which waits.
-func (f *forwarder) shake(r *http.Request, a *attempt) (*handshake, error) {
+// shakeHands sends a handshake to a node and reads the answer. The client may go
+// away meanwhile; it may have sent something already, which waits.
+func shakeHands(f *forwarder, r *http.Request, to *way) (*handshake, error) {
 	ctx := r.Context()
-	conn, err := f.dial(ctx, a.way.node)
+	conn, err := dialNode(ctx, f, to.node)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (f *forwarder) shake(r *http.Request, a *attempt) (*handshake, error) {
 	}
 	giveUp := func() { conn.Close() }
 	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(conn, handshakeRequest(r, a))
+	shake, err := exchange(conn, handshakeRequest(r, to))
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -88,8 +89,8 @@ func (f *forwarder) shake(r *http.Request, a *attempt) (*handshake, error) {
 	return shake, nil
 }
 
-// dial connects to a node, with TLS where its address is an https URL.
-func (f *forwarder) dial(ctx context.Context, node *target) (net.Conn, error) {
+// dialNode connects to a node, with TLS where its address is an https URL.
+func dialNode(ctx context.Context, f *forwarder, node *target) (net.Conn, error) {
 	conn, err := f.fence.dial(ctx, "tcp", node.dial)
 	if err != nil || node.url.Scheme != "https" {
 		return conn, err
@@ -136,10 +137,10 @@ var (
 
 // handshakeRequest is the handshake as the node gets it: as the client sent it,
 // but for the headers that Traefik's own proxy changes too.
-func handshakeRequest(r *http.Request, a *attempt) *http.Request {
+func handshakeRequest(r *http.Request, to *way) *http.Request {
 	out := r.Clone(context.Background())
 	out.Close = false // or Connection: close goes along
-	a.way.proxy.Director(out)
+	to.proxy.Director(out)
 	header := out.Header
 	upgrade := header["Upgrade"]
 	removeHopByHop(header)
@@ -182,7 +183,7 @@ func exchange(conn net.Conn, request *http.Request) (*handshake, error) {
 }
 
 // agreed checks that the node switches to what the client asked for.
-func (s *handshake) agreed(r *http.Request) error {
+func agreed(s *handshake, r *http.Request) error {
 	asked := r.Header.Get("Upgrade")
 	got := s.response.Header.Get("Upgrade")
 	if asked == got || strings.EqualFold(asked, got) {
@@ -208,7 +209,7 @@ func (s *handshake) decline(w http.ResponseWriter) {
 
 // switchTo takes the client's connection over and starts the session. What
 // either side has sent already goes first.
-func (s *handshake) switchTo(w http.ResponseWriter) error {
+func switchTo(s *handshake, w http.ResponseWriter) error {
 	client, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.conn.Close()
