@@ -20,7 +20,7 @@ lint: ## gofmt, vet, staticcheck
 fuzz: ## ten minutes for each fuzz target; FUZZTIME=30s for less
 	@ci/fuzz.sh
 
-bench: ## measures against a static Traefik route; writes docs/bench/
-	@ci/install.sh redis-server nginx-light wrk
+bench: ## measures against a static Traefik route and OpenResty; writes docs/bench/
+	@ci/install.sh redis-server nginx-light libnginx-mod-http-lua lua-nginx-redis wrk
 	@ci/traefik.sh
 	@cd e2e && go run ./bench

@@ -52,7 +52,7 @@ end
 `
 
 var (
-	perSecond  = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
+	wrkRate    = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
 	somethings = regexp.MustCompile(`(?m)^\s*(Non-2xx or 3xx responses: .*|Socket errors: .*)$`)
 )
 
@@ -68,17 +68,26 @@ func (g generator) run(url, path string, routes, seconds int) (float64, error) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, script, routes, path), 0o600); err != nil {
 		return 0, err
 	}
-	said, err := exec.Command(g.bin, "-c", strconv.Itoa(loadClients), "-t", strconv.Itoa(loadThreads),
-		"-d", fmt.Sprintf("%ds", seconds), "-s", file, url).CombinedOutput()
+	said, err := g.wrk("-c", strconv.Itoa(loadClients), "-t", strconv.Itoa(loadThreads),
+		"-d", fmt.Sprintf("%ds", seconds), "-s", file, url)
 	if err != nil {
-		return 0, fmt.Errorf("wrk: %w: %s", err, bytes.TrimSpace(said))
+		return 0, fmt.Errorf("%s: %w", path, err)
 	}
-	if failed := somethings.Find(said); failed != nil {
-		return 0, fmt.Errorf("%s: %s", path, bytes.TrimSpace(failed))
-	}
-	rate := perSecond.FindSubmatch(said)
+	rate := wrkRate.FindSubmatch(said)
 	if rate == nil {
 		return 0, fmt.Errorf("wrk: no Requests/sec in %s", said)
 	}
 	return strconv.ParseFloat(string(rate[1]), 64)
+}
+
+// wrk runs it and returns what it said. A request that fails is an error.
+func (g generator) wrk(args ...string) ([]byte, error) {
+	said, err := exec.Command(g.bin, args...).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("wrk: %w: %s", err, bytes.TrimSpace(said))
+	}
+	if failed := somethings.Find(said); failed != nil {
+		return nil, errors.New(string(bytes.TrimSpace(failed)))
+	}
+	return said, nil
 }

@@ -30,24 +30,36 @@ type settings struct {
 	moves   int
 	pairs   int // of a cold and a warm request
 	routes  []int
+
+	clients  []int // of plain requests, at a time
+	sessions []int // idle ones
 }
 
 func main() {
 	stack.ServeFastNode()
+	stack.ServeEchoNode()
 	quick := flag.Bool("quick", false, "measure a little, to see that it works")
+	only := flag.String("only", "", "measure one part: table, http or sessions (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
-	s := settings{rounds: 5, seconds: 5, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000}}
+	s := settings{rounds: 5, seconds: 5, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
+		clients: []int{8, 32, 128}, sessions: []int{1000, 3000, 9000}}
 	if *quick {
-		s = settings{rounds: 2, seconds: 1, moves: 50, pairs: 100, routes: []int{1, 100}}
+		s = settings{rounds: 2, seconds: 1, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, sessions: []int{200}}
 	}
-	if err := run(s, *out); err != nil {
+	if err := run(s, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(s settings, out string) error {
+// parts are what can be measured, each with the page that it writes.
+var parts = []struct {
+	name    string
+	measure func(g *ground, s settings, out string) error
+}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}}
+
+func run(s settings, only, out string) error {
 	if out == "" {
 		root, err := stack.Root()
 		if err != nil {
@@ -63,7 +75,7 @@ func run(s settings, out string) error {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	measured := make(chan error, 1)
-	go func() { measured <- measureTable(g, s, out) }()
+	go func() { measured <- measureAll(g, s, only, out) }()
 	select {
 	case err := <-measured:
 		return err
@@ -72,30 +84,79 @@ func run(s settings, out string) error {
 	}
 }
 
+func measureAll(g *ground, s settings, only, out string) error {
+	done := false
+	for _, part := range parts {
+		if only != "" && only != part.name {
+			continue
+		}
+		done = true
+		if err := part.measure(g, s, out); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	if !done {
+		return fmt.Errorf("-only %s: there is no such part: use table, http or sessions", only)
+	}
+	return nil
+}
+
 // ground is what every measurement stands on: one Traefik with the plugin on
 // Path(`/ws`) and a route of its own, without any plugin, on Path(`/static`),
 // both to the same node.
 type ground struct {
 	redis   *stack.Redis
-	node    *stack.FastNode
+	node    place
 	traefik *stack.Traefik
 	load    generator
+
+	openResty *stack.OpenResty // nil: it is not installed
 }
 
-func newGround() (g *ground, err error) {
-	g = &ground{}
-	defer func() {
-		if err != nil {
-			g.stop()
-		}
-	}()
+// place is where a node is.
+type place interface {
+	Addr() string
+	Stop()
+	What() string
+}
+
+func newGround() (*ground, error) {
+	node, err := stack.StartFastNode()
+	if err != nil {
+		return nil, err
+	}
+	g, err := newGroundAt(node)
+	if err == nil {
+		err = g.startOpenResty()
+	}
+	if err != nil {
+		g.stop()
+	}
+	return g, err
+}
+
+// newGroundTo stands on a node that is there and stays.
+func newGroundTo(addr string) (*ground, error) {
+	g, err := newGroundAt(standing(addr))
+	if err != nil {
+		g.stop()
+	}
+	return g, err
+}
+
+// standing is the address of a node of somebody else's.
+type standing string
+
+func (s standing) Addr() string { return string(s) }
+func (s standing) What() string { return "an echo in a process of its own" }
+func (s standing) Stop()        {}
+
+func newGroundAt(node place) (g *ground, err error) {
+	g = &ground{node: node}
 	if g.load, err = newGenerator(); err != nil {
 		return g, err
 	}
 	if g.redis, err = stack.StartRedis(stack.RedisOptions{}); err != nil {
-		return g, err
-	}
-	if g.node, err = stack.StartFastNode(); err != nil {
 		return g, err
 	}
 	conf := stack.Game(stack.Options{
@@ -106,17 +167,18 @@ func newGround() (g *ground, err error) {
 	conf.Services = map[string]any{"static": map[string]any{
 		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + g.node.Addr()}}},
 	}}
-	g.traefik, err = stack.StartTraefik(stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL"})
+	g.traefik, err = stack.StartTraefik(stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL", Debug: true})
 	return g, err
 }
 
 func (g *ground) stop() {
+	if g.openResty != nil {
+		g.openResty.Stop()
+	}
 	if g.traefik != nil {
 		g.traefik.Stop()
 	}
-	if g.node != nil {
-		g.node.Stop()
-	}
+	g.node.Stop()
 	if g.redis != nil {
 		g.redis.Stop()
 	}

@@ -28,6 +28,16 @@ func (r *report) head(cells ...string) {
 	r.line("|%s", strings.Repeat("---|", len(cells)))
 }
 
+// page begins a page.
+func (g *ground) page(title string) *report {
+	r := &report{}
+	r.line("# %s", title)
+	r.line("")
+	r.line("%s: %s. Made by `cd e2e && go run ./bench`.", time.Now().UTC().Format("2006-01-02"), g.machine())
+	r.line("")
+	return r
+}
+
 func (r *report) write(dir, name string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -13,10 +13,7 @@ import (
 
 // measureTable measures the routing table and writes table.md.
 func measureTable(g *ground, s settings, out string) error {
-	r := &report{}
-	r.line("# The routing table, measured")
-	r.line("")
-	r.line("%s: %s. Made by `cd e2e && go run ./bench`.", time.Now().UTC().Format("2006-01-02"), g.machine())
+	r := g.page("The routing table, measured")
 	for _, measure := range []func(*ground, settings, *report) error{moves, coldLookups, throughput, outage} {
 		if err := measure(g, s, r); err != nil {
 			return err

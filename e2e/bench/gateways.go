@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lifesix/dynamicforward/e2e/stack"
+)
+
+// gateway is one way from a client to the same node.
+type gateway struct {
+	name, addr, path string
+	pids             func() []int
+}
+
+// target is what to ask the gateway for.
+func (w gateway) target() string { return w.path + "?nodeName=n1&threadId=1&platform=dev" }
+
+// gateways are those that this machine has, the one that all are compared with
+// first.
+func (g *ground) gateways() []gateway {
+	traefik := func() []int { return []int{g.traefik.Pid()} }
+	all := []gateway{
+		{"static Traefik route", g.traefik.Addr(), "/static", traefik},
+		{"plugin", g.traefik.Addr(), "/ws", traefik},
+	}
+	if g.openResty != nil {
+		all = append(all,
+			gateway{"OpenResty as it was", g.openResty.Addr(), "/ws", g.openResty.Pids},
+			gateway{"OpenResty, connections kept", g.openResty.Addr(), "/kept", g.openResty.Pids})
+	}
+	return all
+}
+
+// startOpenResty starts it where it is installed.
+func (g *ground) startOpenResty() (err error) {
+	g.openResty, err = stack.StartOpenResty(g.redis.Addr())
+	if errors.Is(err, stack.ErrNoOpenResty) {
+		fmt.Println(err.Error() + ": left out")
+		return nil
+	}
+	return err
+}
+
+// score is what a gateway did in one round.
+type score struct {
+	perSecond float64
+	cpu       time.Duration // the gateway's, for each
+	p50, p99  time.Duration // 0: not measured
+}
+
+// scored measures one round: run returns how many there were in how long.
+func scored(w gateway, run func() (count int, took time.Duration, err error)) (s score, err error) {
+	before, err := stack.CPU(w.pids()...)
+	if err != nil {
+		return s, err
+	}
+	count, took, err := run()
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", w.name, err)
+	}
+	after, err := stack.CPU(w.pids()...)
+	if err != nil {
+		return s, err
+	}
+	if count == 0 {
+		return s, fmt.Errorf("%s: nothing came of it in %s", w.name, took)
+	}
+	return score{perSecond: float64(count) / took.Seconds(), cpu: (after - before) / time.Duration(count)}, nil
+}
+
+// contest measures the gateways in turns.
+func contest(rounds int, all []gateway, round func(w gateway) (score, error)) (map[string][]score, error) {
+	scores := map[string][]score{}
+	for range rounds {
+		for _, w := range all {
+			s, err := round(w)
+			if err != nil {
+				return nil, err
+			}
+			scores[w.name] = append(scores[w.name], s)
+		}
+	}
+	return scores, nil
+}
+
+// of returns a value of each round.
+func of[T any](scores []score, value func(score) T) (values []T) {
+	for _, s := range scores {
+		values = append(values, value(s))
+	}
+	return values
+}
+
+func perSecond(s score) float64     { return s.perSecond }
+func cpuEach(s score) time.Duration { return s.cpu }
+
+// results adds a row for each gateway: medians, and their ratios to the first.
+func (r *report) results(label string, all []gateway, scores map[string][]score) {
+	first := scores[all[0].name]
+	for _, w := range all {
+		mine := scores[w.name]
+		cells := []string{label, w.name, rate(median(of(mine, perSecond))),
+			fmt.Sprintf("%.2f", median(of(mine, perSecond))/median(of(first, perSecond))),
+			us(median(of(mine, cpuEach))),
+			fmt.Sprintf("%.2f", float64(median(of(first, cpuEach)))/float64(median(of(mine, cpuEach))))}
+		if p50 := median(of(mine, func(s score) time.Duration { return s.p50 })); p50 > 0 {
+			cells = append(cells, ms(p50), ms(median(of(mine, func(s score) time.Duration { return s.p99 }))))
+		}
+		r.row(append(cells, ratesOf(of(mine, perSecond)))...)
+	}
+}
+
+// us renders a time in microseconds.
+func us(d time.Duration) string {
+	return fmt.Sprintf("%.1f µs", float64(d)/float64(time.Microsecond))
+}
+
+// heads are the columns of results.
+func heads(label, what string, more ...string) []string {
+	columns := []string{label, "gateway", strings.ToUpper(what[:1]) + what[1:] + " a second", "to static", "CPU each", "static's CPU to it"}
+	return append(append(columns, more...), "rounds")
+}
