@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxProxies bounds the addresses that a forwarder knows at a time.
@@ -106,8 +107,7 @@ func nodeFailed(w http.ResponseWriter, out *http.Request, err error) {
 	h := hitOf(out)
 	m := h.m
 	if isDialError(err) && !h.second {
-		route, findErr := m.table.findAgain(out.Context(), h.route.key, h.route.field)
-		if findErr == nil && route.node.address != h.route.node.address {
+		if route := m.lookAgain(out.Context(), h.route, err); route != nil {
 			second := m.newHit(route)
 			second.second = true
 			second.body = h.body
@@ -120,6 +120,24 @@ func nodeFailed(w http.ResponseWriter, out *http.Request, err error) {
 		err = errBadBody // whatever came of it, the node is not to blame
 	}
 	m.refuse(w, out, h.route.key, h.route.field, err)
+}
+
+// lookAgainAfter bounds what a storm of requests to a node that does not answer
+// costs Redis: those that were not even dialed read the route that seldom.
+const lookAgainAfter = 100 * time.Millisecond
+
+// lookAgain reads the route of a node that could not be dialed again. It returns
+// the one that Redis has now, if that leads to another node, or else nil.
+func (m *middleware) lookAgain(ctx context.Context, r *route, err error) *route {
+	enough := time.Duration(0)
+	if errors.Is(err, errNotDialed) {
+		enough = lookAgainAfter
+	}
+	found, findErr := m.table.findAgain(ctx, r.key, r.field, enough)
+	if findErr != nil || found.node.address == r.node.address {
+		return nil
+	}
+	return found
 }
 
 // asReceived undoes what the proxy has done to a request: the node's path prefix,

@@ -184,9 +184,13 @@ func (t *table) find(ctx context.Context, key, field string) (*route, string, er
 	return r, foundMiss, err
 }
 
-// findAgain reads a route from Redis whatever is known of it.
-func (t *table) findAgain(ctx context.Context, key, field string) (*route, error) {
+// findAgain reads a route from Redis, unless it was read less than enough ago.
+func (t *table) findAgain(ctx context.Context, key, field string, enough time.Duration) (*route, error) {
 	t.mu.Lock()
+	if known := t.get(key, field); known != nil && time.Since(known.read) < enough {
+		t.mu.Unlock()
+		return known, known.err
+	}
 	l := t.fetch(key, field, false)
 	t.mu.Unlock()
 	return t.wait(ctx, l)

@@ -40,8 +40,7 @@ type handshake struct {
 func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
 	shake, err := m.nodes.shake(r, h)
 	if err != nil && isDialError(err) {
-		route, findErr := m.table.findAgain(r.Context(), h.route.key, h.route.field)
-		if findErr == nil && route.node.address != h.route.node.address {
+		if route := m.lookAgain(r.Context(), h.route, err); route != nil {
 			h = m.newHit(route)
 			r.Header[nodeHeader] = h.header
 			shake, err = m.nodes.shake(r, h)
