@@ -177,9 +177,10 @@ func (f *forwarder) close() {
 
 // nodeError tells what the transport's error says of the node: that it is down,
 // or, once it took the connection, that it did not answer in time. A client that
-// went away says nothing of the node, and the fence has its own words.
+// went away says nothing of the node, and the fence and the census have their own
+// words.
 func nodeError(err error, node *target) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, errBadTarget) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errBadTarget) || errors.Is(err, errNodeFull) {
 		return err
 	}
 	cause := errNodeDown

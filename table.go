@@ -111,6 +111,7 @@ type table struct {
 	fetching map[string]map[string]*lookup
 	rounds   []*route // what recheck goes through: every route, and some that are gone
 	round    int      // where it is
+	watched  watches
 }
 
 // joinTable returns the table of these settings, shared by all who have them.
@@ -134,6 +135,7 @@ func newTable(redis *redisSettings, cache *tableSettings) *table {
 		routes:    newShelf(cache.maxEntries),
 		unknown:   newShelf(maxUnknown),
 		fetching:  map[string]map[string]*lookup{},
+		watched:   watches{keys: map[string]map[string]*watch{}},
 	}
 	t.source = newSource(redis, t)
 	return t
@@ -330,6 +332,7 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 		return
 	}
 	if listed && s == t.source.session(l.slot) {
+		t.settle(r)
 		r = t.keep(r)
 		if s.push != nil && !l.idle {
 			r.epoch.Store(t.epoch.Load())
@@ -392,6 +395,9 @@ func (t *table) changed(s *session, c *change) {
 			}
 		}
 		t.routes.drop(key)
+		for _, w := range t.watched.keys[key] {
+			t.doubt(w)
+		}
 	}
 }
 
@@ -433,6 +439,7 @@ func (t *table) tick() {
 	} else {
 		t.epoch.Add(1)
 	}
+	t.recheckWatches()
 }
 
 // recheck goes on through the routes, where it left off, and has those read again

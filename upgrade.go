@@ -38,12 +38,15 @@ type handshake struct {
 // is left of the request is two connections and what relays between them. As in
 // nodeFailed a node that cannot be dialed is looked up again, once.
 func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
-	shake, err := m.nodes.shake(r, h)
+	t := &tunnel{}
+	defer t.abandon()
+	shake, err := m.shake(t, r, h)
 	if err != nil && isDialError(err) {
 		if route := m.lookAgain(r.Context(), h.route, err); route != nil {
 			h = m.newHit(route)
 			r.Header[nodeHeader] = h.header
-			shake, err = m.nodes.shake(r, h)
+			t.abandon()
+			shake, err = m.shake(t, r, h)
 		}
 	}
 	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
@@ -57,9 +60,36 @@ func (m *middleware) upgrade(w http.ResponseWriter, r *http.Request, h *hit) {
 		shake.decline(w)
 		return
 	}
-	if err := shake.switchTo(w); err != nil {
+	client, err := shake.switchTo(w)
+	if err != nil {
 		logFailure(errNodeDown, "%s: a session could not start: %s", m.name, err.Error())
+		return
 	}
+	m.begin(t, client, shake.conn, h.route)
+}
+
+// shake sends a handshake to a node that has a place for the session to be.
+func (m *middleware) shake(t *tunnel, r *http.Request, h *hit) (*handshake, error) {
+	t.place = everybody.enter(h.route.node.dial, m.sessions.maxPerNode)
+	if t.place == nil {
+		return nil, fmt.Errorf("%w: %s holds %d sessions", errNodeFull, h.route.node.address, m.sessions.maxPerNode)
+	}
+	shake, err := m.nodes.shake(r, h)
+	return shake, err
+}
+
+// begin starts a session with what the websocket options ask for.
+func (m *middleware) begin(t *tunnel, client, node net.Conn, route *route) {
+	t.client = client
+	t.node = node
+	if limit := m.sessions.idleTimeout; limit > 0 {
+		t.silence = &silence{limit: limit}
+		t.silence.since.Store(time.Now().UnixNano())
+	}
+	if m.sessions.closeOnRouteChange {
+		m.table.watch(t, route)
+	}
+	relay(t)
 }
 
 // shake sends a handshake to a node and reads the answer. The client may go away
@@ -208,13 +238,13 @@ func (s *handshake) decline(w http.ResponseWriter) {
 	}
 }
 
-// switchTo takes the client's connection over and starts the session. What
-// either side has sent already goes first.
-func (s *handshake) switchTo(w http.ResponseWriter) error {
+// switchTo takes the client's connection over and returns it. What either side
+// has sent already goes first.
+func (s *handshake) switchTo(w http.ResponseWriter) (net.Conn, error) {
 	client, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.conn.Close()
-		return err
+		return nil, err
 	}
 	for name, values := range w.Header() { // what other middlewares want the client to get
 		s.response.Header[name] = append(s.response.Header[name], values...)
@@ -233,10 +263,9 @@ func (s *handshake) switchTo(w http.ResponseWriter) error {
 	if err != nil {
 		client.Close()
 		s.conn.Close()
-		return err
+		return nil, err
 	}
-	relay(client, s.conn)
-	return nil
+	return client, nil
 }
 
 // endConnection ends the client's connection, so that an answer that broke off
