@@ -21,6 +21,7 @@ var (
 	errNodeDown    = errors.New("node-down")
 	errNodeTimeout = errors.New("node-timeout")
 	errRedisDown   = errors.New("redis-down")
+	errNodeFull    = errors.New("node-full")
 )
 
 // errBadBody is a bad request too, but one that has used its body up, so it
@@ -48,6 +49,7 @@ var answers = []answer{
 	{cause: errBadTarget, status: http.StatusBadGateway, look: "the node's entry in Redis cannot be used"},
 	{cause: errNodeDown, status: http.StatusBadGateway, look: "the node cannot be reached"},
 	{cause: errNodeTimeout, status: http.StatusGatewayTimeout, look: "the node did not answer in time"},
+	{cause: errNodeFull, status: http.StatusServiceUnavailable, retryAfter: 1, look: "the node holds as many sessions as it may"},
 	{cause: errRedisDown, status: http.StatusServiceUnavailable, noRoute: true, retryAfter: 1, look: "the node cannot be looked up right now"},
 }
 

@@ -37,9 +37,9 @@ var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 // fence decides which addresses are dialed. It is asked at every dial, with the
 // address that is really meant: a name may resolve to another one each time.
 type fence struct {
-	allow    []permit
-	dialer   *net.Dialer
-	literals memo // host:port of addresses that were let through -> true
+	allow  []permit
+	dialer *net.Dialer
+	gates  memo // host:port -> *gate
 }
 
 // permit is one entry of targets.allow: a network or a name, and ports.
@@ -52,7 +52,7 @@ type permit struct {
 
 // newFence checks targets.allow. The error names the option and the entry.
 func newFence(config *TargetsConfig, dialer *net.Dialer) (*fence, error) {
-	f := &fence{dialer: dialer, literals: memo{max: maxWays}}
+	f := &fence{dialer: dialer, gates: memo{max: maxWays}}
 	for _, entry := range config.Allow {
 		p, err := parsePermit(strings.TrimSpace(entry))
 		if err != nil {
@@ -111,25 +111,54 @@ func (p *permit) setPorts(text string) error {
 	return nil
 }
 
-// dial connects to a node, by an address that the fence lets through. Of a name
-// that resolves to several those are tried in turn, within the dialer's timeout
-// in all.
+// dial connects to a node, by an address that the fence lets through and when
+// its gate does.
 func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if f.literals.get(address) != nil {
-		conn, err := f.dialer.DialContext(ctx, network, address)
-		return conn, err
+	known := f.gates.get(address)
+	if known == nil {
+		opened, err := f.open(address)
+		if err != nil {
+			return nil, err
+		}
+		known = opened
 	}
+	g := known.(*gate)
+	trial, err := g.enter(ctx, f.dialer.Timeout)
+	if err != nil {
+		return nil, dialError(network, err)
+	}
+	var conn net.Conn
+	if g.literal {
+		conn, err = f.dialer.DialContext(ctx, network, address)
+	} else {
+		conn, err = f.dialName(ctx, network, address)
+	}
+	g.leave(trial, err)
+	return conn, err
+}
+
+// open makes the gate of an address, unless that is one that is not let through.
+func (f *fence) open(address string) (interface{}, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	if literal, err := netip.ParseAddr(host); err == nil {
-		if !f.permits("", literal, port) {
-			return nil, fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
-		}
-		f.literals.put(address, true)
-		conn, err := f.dialer.DialContext(ctx, network, address)
-		return conn, err
+	literal, err := netip.ParseAddr(host)
+	if err != nil {
+		return f.gates.keep(address, newGate(false)), nil
+	}
+	if !f.permits("", literal, port) {
+		return nil, fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
+	}
+	return f.gates.keep(address, newGate(true)), nil
+}
+
+// dialName resolves a host name and connects to one of its addresses. Those that
+// the fence lets through are tried in turn, within the dialer's timeout in all.
+func (f *fence) dialName(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
 	}
 	if f.dialer.Timeout > 0 {
 		limited, cancel := context.WithTimeout(ctx, f.dialer.Timeout)
@@ -138,7 +167,7 @@ func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, er
 	}
 	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+		return nil, dialError(network, err)
 	}
 	conn, err := f.dialFirst(ctx, network, host, port, addresses)
 	return conn, err

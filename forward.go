@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // forwarder is what all ways to nodes share: the built-in catch-all. What takes
@@ -62,14 +63,22 @@ type attempt struct {
 	body   *clientBody // what the request brings, if it does
 }
 
+// lookAgainAfter bounds what a storm of requests to a node that does not answer
+// costs Redis: those that were not even dialed read the route that seldom.
+const lookAgainAfter = 100 * time.Millisecond
+
 // again returns the attempt that comes after a, whose node could not be dialed: at
 // the node that Redis names now. nil: it names no other.
-func (a *attempt) again(r *http.Request) *attempt {
+func (a *attempt) again(r *http.Request, dialErr error) *attempt {
 	known, err := a.routeOf(r)
 	if err != nil {
 		return nil
 	}
-	route, err := a.m.table.findAgain(r.Context(), known.key, known.field)
+	enough := time.Duration(0)
+	if errors.Is(dialErr, errNotDialed) {
+		enough = lookAgainAfter
+	}
+	route, err := a.m.table.findAgain(r.Context(), known.key, known.field, enough)
 	if err != nil || route.node.address == a.way.node.address {
 		return nil
 	}
@@ -173,7 +182,7 @@ func (a *attempt) reader() io.ReadCloser {
 func (m *middleware) nodeFailed(w http.ResponseWriter, out *http.Request, err error, to *way) {
 	a := m.attemptOf(out, to)
 	if isDialError(err) && !a.second {
-		if second := a.again(out); second != nil {
+		if second := a.again(out, err); second != nil {
 			second.try(w, second.asReceived(out))
 			return
 		}
@@ -209,9 +218,10 @@ func (f *forwarder) close() {
 
 // nodeError tells what the transport's error says of the node: that it is down,
 // or, once it took the connection, that it did not answer in time. A client that
-// went away says nothing of the node, and the fence has its own words.
+// went away says nothing of the node, and the fence and the census have their own
+// words.
 func nodeError(err error, node *target) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, errBadTarget) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errBadTarget) || errors.Is(err, errNodeFull) {
 		return err
 	}
 	cause := errNodeDown

@@ -23,7 +23,24 @@ func (m *memo) get(key string) interface{} {
 // put remembers a value, in place of an older one with the same key.
 func (m *memo) put(key string, value interface{}) {
 	_, replaced := m.values.Swap(key, value)
-	if replaced || m.count.Add(1) <= m.max {
+	if !replaced {
+		m.bound(key)
+	}
+}
+
+// keep remembers a value unless there is one already, and returns the one that
+// is remembered.
+func (m *memo) keep(key string, value interface{}) interface{} {
+	kept, known := m.values.LoadOrStore(key, value)
+	if !known {
+		m.bound(key)
+	}
+	return kept
+}
+
+// bound forgets all but the value that has just come, if there are too many.
+func (m *memo) bound(key string) {
+	if m.count.Add(1) <= m.max {
 		return
 	}
 	m.count.Store(1)

@@ -51,6 +51,8 @@ type Config struct {
 	// own names, meaning and defaults, but for forwardingTimeouts.dialTimeout
 	// (2s) and forwardingTimeouts.responseHeaderTimeout (60s).
 	ServersTransport *dynamic.ServersTransport `json:"serversTransport,omitempty"`
+	// WebSocket bounds sessions.
+	WebSocket WebSocketConfig `json:"websocket,omitempty"`
 	// DebugHeaders adds X-Dynamicforward-Node, the node's address, and
 	// X-Dynamicforward-Cache (hit, miss, or stale: Redis does not answer) to the
 	// response. Default false: clients do not learn addresses.
@@ -139,6 +141,7 @@ func CreateConfig() *Config {
 			NegativeTTL: "1s",
 			StaleTTL:    "24h",
 		},
+		WebSocket: WebSocketConfig{IdleTimeout: "0s"},
 	}
 }
 
@@ -153,6 +156,7 @@ type middleware struct {
 	errorStatus    int
 	fallback       bool
 	debugHeaders   bool
+	sessions       *sessionSettings
 	short          *shortcuts // query string -> node, for the most of requests
 	ways           memo       // address -> *way
 }
@@ -185,6 +189,10 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	if config.ErrorStatus != 0 && (config.ErrorStatus < 400 || config.ErrorStatus > 599) {
 		return nil, fmt.Errorf("errorStatus: %d is no error status: use 400 to 599, or 0 for one that tells the cause", config.ErrorStatus)
 	}
+	sessions, err := newSessionSettings(&config.WebSocket)
+	if err != nil {
+		return nil, err
+	}
 	nodes, err := joinForwarder(ctx, config.ServersTransport, &config.Targets)
 	if err != nil {
 		return nil, err
@@ -199,6 +207,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		errorStatus:    config.ErrorStatus,
 		fallback:       config.Fallback,
 		debugHeaders:   config.DebugHeaders,
+		sessions:       sessions,
 		short:          newShortcuts(),
 		ways:           memo{max: maxWays},
 	}

@@ -28,12 +28,15 @@ func testGateway(t *testing.T, config *Config) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(cancel)
+	return serveMiddleware(t, handler)
+}
+
+// serveMiddleware serves what New made until the test ends, and is its address.
+func serveMiddleware(t *testing.T, handler http.Handler) string {
+	t.Helper()
 	gateway := httptest.NewServer(handler)
-	end := func() {
-		gateway.Close()
-		cancel()
-	}
-	t.Cleanup(end)
+	t.Cleanup(gateway.Close)
 	return gateway.URL
 }
 

@@ -1,8 +1,10 @@
 package dynamicforward
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -30,11 +32,23 @@ const (
 // that it is done.
 const lastWords = 30 * time.Second
 
-// tunnel is a session: two connections that are copied to each other.
+// tunnel is a session: two connections that are copied to each other, and what has
+// to be given back when it ends.
 type tunnel struct {
-	client net.Conn
-	node   net.Conn
-	half   atomic.Bool // one side is done
+	client  net.Conn // nil: it has not started
+	node    net.Conn
+	half    atomic.Bool  // one side is done
+	open    atomic.Int32 // directions that go on
+	place   *crowd       // in the census; nil: it has none yet
+	watched *watched     // with websocket.closeOnRouteChange
+	silence *silence     // with websocket.idleTimeout
+}
+
+// silence is how long a session may be silent, and when it was last known to be
+// anything else.
+type silence struct {
+	limit time.Duration
+	since atomic.Int64 // Unix nanoseconds
 }
 
 // tunnels hands sessions over to the goroutine that starts them. Yaegi: a
@@ -55,8 +69,9 @@ func beginRelaying() {
 
 // relay starts a session: it copies between the two connections until both are
 // done or one of them breaks.
-func relay(client, node net.Conn) {
-	tunnels <- &tunnel{client: client, node: node}
+func relay(t *tunnel) {
+	t.open.Store(2)
+	tunnels <- t
 }
 
 // relayAll starts the sessions that are handed over.
@@ -64,8 +79,13 @@ func relayAll() {
 	defer recovered("starting sessions")
 	for {
 		t := <-tunnels
-		go pump(t, t.node, t.client)
-		go pump(t, t.client, t.node)
+		if t.silence != nil {
+			go pumpUntilSilent(t, t.node, t.client)
+			go pumpUntilSilent(t, t.client, t.node)
+		} else {
+			go pump(t, t.node, t.client)
+			go pump(t, t.client, t.node)
+		}
 	}
 }
 
@@ -75,11 +95,45 @@ func relayAll() {
 // bring a buffer of 32 kB of its own. Here it stands in pump itself: one more
 // interpreted call, and an idle direction has a stack of 8 kB rather than 4.
 func pump(t *tunnel, dst, src net.Conn) {
-	defer recovered("relaying a session")
+	defer ended(t)
 	small := make([]byte, smallBuffer)
 	for {
 		begin := time.Now()
 		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, stint), small)
+		if err == nil && n == stint {
+			if time.Since(begin) < busy {
+				n, err = carryMuch(t, dst, src)
+			}
+		}
+		if err != nil || n < stint {
+			finish(t, dst, src, err)
+			return
+		}
+	}
+}
+
+// pumpUntilSilent is pump with websocket.idleTimeout. What is carried cannot be
+// seen from outside, so each direction stops twice within that time to note
+// whether it has carried anything; the one that finds that neither has for all of
+// it ends the session. Everything stands in the one function, as in pump.
+func pumpUntilSilent(t *tunnel, dst, src net.Conn) {
+	defer ended(t)
+	small := make([]byte, smallBuffer)
+	for {
+		if !t.half.Load() {
+			_ = src.SetReadDeadline(time.Now().Add(t.silence.limit / 2))
+			if t.half.Load() { // meanwhile: finish has set one, or is about to
+				_ = src.SetReadDeadline(time.Now().Add(lastWords))
+			}
+		}
+		begin := time.Now()
+		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, stint), small)
+		if n > 0 {
+			t.silence.since.Store(time.Now().UnixNano())
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && time.Now().UnixNano()-t.silence.since.Load() < int64(t.silence.limit) {
+			continue
+		}
 		if err == nil && n == stint {
 			if time.Since(begin) < busy {
 				n, err = carryMuch(t, dst, src)
@@ -104,6 +158,9 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 	for !t.half.Load() {
 		_ = src.SetReadDeadline(time.Now().Add(quiet))
 		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, longStint), buffer)
+		if n > 0 && t.silence != nil {
+			t.silence.since.Store(time.Now().UnixNano())
+		}
 		if isTimeout(err) && !t.half.Load() {
 			_ = src.SetReadDeadline(time.Time{})
 			return stint, nil
@@ -115,11 +172,43 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 	return stint, nil
 }
 
-// finish ends a direction.
+// ended is deferred by each direction. The last one gives back what the session
+// holds, however it came to its end. Yaegi: a deferred method would cost the
+// session another 2 kB.
+func ended(t *tunnel) {
+	if r := recover(); r != nil {
+		logFailure(errPanic, "panic while relaying a session: %v", r)
+		t.close()
+	}
+	if t.open.Add(-1) > 0 {
+		return
+	}
+	everybody.leave(t.place)
+	if t.watched != nil {
+		t.watched.table.unwatch(t)
+	}
+}
+
+// close breaks both connections; the directions end by that.
+func (t *tunnel) close() {
+	t.client.Close()
+	t.node.Close()
+}
+
+// abandon gives back the place of a session that was not started.
+func abandon(t *tunnel) {
+	if t.client == nil && t.place != nil {
+		everybody.leave(t.place)
+	}
+}
+
+// finish ends a direction. Neither side can hold the other one up for more than
+// lastWords then: not by saying more, nor by not reading it.
 func finish(t *tunnel, dst, src net.Conn, err error) {
 	if err == nil && closeWrite(dst) {
 		t.half.Store(true)
 		_ = dst.SetReadDeadline(time.Now().Add(lastWords))
+		_ = src.SetWriteDeadline(time.Now().Add(lastWords))
 		return
 	}
 	dst.Close()

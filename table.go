@@ -132,6 +132,7 @@ type table struct {
 	fetching map[string]map[string]*lookup
 	rounds   []*route // what recheck goes through: every route, and some that are gone
 	round    int      // where it is
+	watched  watches
 }
 
 // joinTable returns the table of these settings, shared by all who have them.
@@ -156,6 +157,7 @@ func newTable(redis *redisSettings, cache *tableSettings) *table {
 		unknown:   newShelf(maxUnknown),
 		fetching:  map[string]map[string]*lookup{},
 		short:     map[*shortcuts]bool{},
+		watched:   watches{keys: map[string]map[string]*watch{}},
 	}
 	t.source = newSource(redis, t)
 	return t
@@ -249,9 +251,13 @@ func (t *table) find(ctx context.Context, key, field string) (*route, string, er
 	return r, foundMiss, err
 }
 
-// findAgain reads a route from Redis whatever is known of it.
-func (t *table) findAgain(ctx context.Context, key, field string) (*route, error) {
+// findAgain reads a route from Redis, unless it was read less than enough ago.
+func (t *table) findAgain(ctx context.Context, key, field string, enough time.Duration) (*route, error) {
 	t.mu.Lock()
+	if known := t.get(key, field); known != nil && time.Since(known.read) < enough {
+		t.mu.Unlock()
+		return known, known.err
+	}
 	l := t.fetch(key, field, false)
 	t.mu.Unlock()
 	return t.wait(ctx, l)
@@ -391,6 +397,7 @@ func (t *table) landed(l *lookup, s *session, value string, err error) {
 		return
 	}
 	if listed && s == t.source.session(l.slot) {
+		t.settle(r)
 		r = t.keep(r)
 		if s.push != nil && !l.idle {
 			r.epoch = t.epoch
@@ -452,6 +459,9 @@ func (t *table) changed(s *session, c *change) {
 			}
 		}
 		t.routes.drop(key)
+		for _, w := range t.watched.keys[key] {
+			t.doubt(w)
+		}
 	}
 }
 
@@ -493,6 +503,7 @@ func (t *table) tick() {
 	} else {
 		t.begin()
 	}
+	t.recheckWatches()
 }
 
 // recheck goes on through the routes, where it left off, and has those read again

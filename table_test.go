@@ -135,6 +135,13 @@ func (t *table) connected() bool {
 	return t.source.whole()
 }
 
+// now returns the table's epoch.
+func (t *table) now() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.epoch
+}
+
 // believes tells whether a route counts as true without another look.
 func (t *table) believes(r *route) bool {
 	t.mu.Lock()

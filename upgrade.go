@@ -40,12 +40,15 @@ type handshake struct {
 //
 // What a handshake that succeeds goes through here are functions: see handler.
 func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
-	shake, err := shakeHands(a.m.nodes, r, a.way)
+	t := &tunnel{}
+	defer abandon(t)
+	shake, err := shakeHands(a, t, r)
 	if err != nil && isDialError(err) {
-		if second := a.again(r); second != nil {
+		if second := a.again(r, err); second != nil {
 			a = second
 			r.Header[nodeHeader] = a.way.header
-			shake, err = shakeHands(a.m.nodes, r, a.way)
+			abandon(t)
+			shake, err = shakeHands(a, t, r)
 		}
 	}
 	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
@@ -59,25 +62,51 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 		shake.decline(w)
 		return
 	}
-	if err := switchTo(shake, w); err != nil {
+	client, err := switchTo(shake, w)
+	if err != nil {
 		logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
+		return
+	}
+	t.client = client
+	t.node = shake.conn
+	if limit := a.m.sessions.idleTimeout; limit > 0 {
+		t.silence = &silence{limit: limit}
+		t.silence.since.Store(time.Now().UnixNano())
+	}
+	if a.m.sessions.closeOnRouteChange {
+		a.watch(t, r)
+	}
+	relay(t)
+}
+
+// watch has a session end when its route does.
+func (a *attempt) watch(t *tunnel, r *http.Request) {
+	route, err := a.routeOf(r)
+	if err == nil {
+		a.m.table.watch(t, route)
 	}
 }
 
-// shakeHands sends a handshake to a node and reads the answer. The client may go
-// away meanwhile; it may have sent something already, which waits.
-func shakeHands(f *forwarder, r *http.Request, to *way) (*handshake, error) {
+// shakeHands sends a handshake to a node that has a place for the session, and
+// reads the answer. The client may go away meanwhile; it may have sent something
+// already, which waits.
+func shakeHands(a *attempt, t *tunnel, r *http.Request) (*handshake, error) {
 	ctx := r.Context()
-	conn, err := dialNode(ctx, f, to.node)
+	nodes := a.m.nodes
+	t.place = everybody.enter(a.way.node.dial, a.m.sessions.maxPerNode)
+	if t.place == nil {
+		return nil, fmt.Errorf("%w: %s holds %d sessions", errNodeFull, a.way.node.address, a.m.sessions.maxPerNode)
+	}
+	conn, err := dialNode(ctx, nodes, a.way.node)
 	if err != nil {
 		return nil, err
 	}
-	if wait := f.transport.ResponseHeaderTimeout; wait > 0 {
+	if wait := nodes.transport.ResponseHeaderTimeout; wait > 0 {
 		_ = conn.SetDeadline(time.Now().Add(wait))
 	}
 	giveUp := func() { conn.Close() }
 	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(conn, handshakeRequest(r, to))
+	shake, err := exchange(conn, handshakeRequest(r, a.way))
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -207,13 +236,13 @@ func (s *handshake) decline(w http.ResponseWriter) {
 	}
 }
 
-// switchTo takes the client's connection over and starts the session. What
-// either side has sent already goes first.
-func switchTo(s *handshake, w http.ResponseWriter) error {
+// switchTo takes the client's connection over and returns it. What either side
+// has sent already goes first.
+func switchTo(s *handshake, w http.ResponseWriter) (net.Conn, error) {
 	client, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.conn.Close()
-		return err
+		return nil, err
 	}
 	for name, values := range w.Header() { // what other middlewares want the client to get
 		s.response.Header[name] = append(s.response.Header[name], values...)
@@ -232,10 +261,9 @@ func switchTo(s *handshake, w http.ResponseWriter) error {
 	if err != nil {
 		client.Close()
 		s.conn.Close()
-		return err
+		return nil, err
 	}
-	relay(client, s.conn)
-	return nil
+	return client, nil
 }
 
 // endConnection ends the client's connection, so that an answer that broke off

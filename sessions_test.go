@@ -1,0 +1,312 @@
+package dynamicforward
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// sessionWorld is a gateway with a node as thread 1 and another as thread 2 of
+// wgamed.
+type sessionWorld struct {
+	t       *testing.T
+	redis   *pushingRedis
+	node    string
+	other   string
+	m       *middleware
+	gateway string
+}
+
+const wgamedKey = "game-server_dev_node_wgamed"
+
+// newSessionWorld makes one. set changes its configuration.
+func newSessionWorld(t *testing.T, set func(c *Config)) *sessionWorld {
+	t.Helper()
+	w := &sessionWorld{t: t, redis: newPushingRedis(t), node: echoNode(t), other: echoNode(t)}
+	w.redis.hset(wgamedKey, "1", w.node)
+	w.redis.hset(wgamedKey, "2", w.other)
+	config := testConfig(w.redis.addr)
+	set(config)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the link", m.table.connected)
+	w.m = m
+	w.gateway = serveMiddleware(t, m.handler())
+	return w
+}
+
+// echoNode is a node that agrees to handshakes and says what it hears. It refuses
+// those to /refuse, and breaks off those to /break.
+func echoNode(t *testing.T) string {
+	t.Helper()
+	echo := func(conn net.Conn, reader *bufio.Reader, handshake string) {
+		switch {
+		case strings.HasPrefix(handshake, "GET /refuse"):
+			_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+		case strings.HasPrefix(handshake, "GET /break"):
+		case strings.HasPrefix(handshake, "GET /reset"):
+			_, _ = io.WriteString(conn, switching)
+			_ = conn.(*net.TCPConn).SetLinger(0)
+		default:
+			_, _ = io.WriteString(conn, switching)
+			_, _ = io.Copy(conn, reader)
+		}
+	}
+	return rawNode(t, echo)
+}
+
+// player is a client's side of a session.
+type player struct {
+	t      *testing.T
+	conn   net.Conn
+	reader *bufio.Reader
+	status int
+}
+
+// play sends a handshake for a thread of wgamed and reads the answer.
+func (w *sessionWorld) play(path, thread string) *player {
+	w.t.Helper()
+	conn, reader := rawClient(w.t, w.gateway, handshakeText(path+"?nodeName=wgamed&platform=dev&threadId="+thread))
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if got := response.Header.Get("Retry-After"); response.StatusCode == 503 && got != "1" {
+		w.t.Errorf("Retry-After is %q", got)
+	}
+	return &player{t: w.t, conn: conn, reader: reader, status: response.StatusCode}
+}
+
+// becomes waits until a handshake for thread 1 is answered so.
+func (w *sessionWorld) becomes(status int) {
+	w.t.Helper()
+	is := func() bool {
+		p := w.play("/ws", "1")
+		p.conn.Close()
+		return p.status == status
+	}
+	waitFor(w.t, "another answer", is)
+}
+
+// wantEcho checks that the session goes on.
+func (p *player) wantEcho() {
+	p.t.Helper()
+	if p.status != 101 {
+		p.t.Fatalf("the handshake got %d", p.status)
+	}
+	if _, err := io.WriteString(p.conn, "hello\n"); err != nil {
+		p.t.Fatal(err)
+	}
+	if line, err := p.reader.ReadString('\n'); line != "hello\n" {
+		p.t.Fatalf("got %q, %v", line, err)
+	}
+}
+
+// wantEnd waits for the end of the session.
+func (p *player) wantEnd() {
+	p.t.Helper()
+	if rest, err := io.ReadAll(p.reader); len(rest) > 0 || err != nil && isTimeout(err) {
+		p.t.Fatalf("the session goes on: %q, %v", rest, err)
+	}
+}
+
+// sessions is how many a node holds.
+func sessionsOf(node string) int {
+	everybody.mu.Lock()
+	defer everybody.mu.Unlock()
+	if crowd := everybody.nodes[node]; crowd != nil {
+		return crowd.count
+	}
+	return 0
+}
+
+// wantSessions waits until a node holds so many sessions.
+func wantSessions(t *testing.T, node string, want int) {
+	t.Helper()
+	is := func() bool { return sessionsOf(node) == want }
+	waitFor(t, "the count of sessions", is)
+}
+
+func TestANodeHoldsNoMoreSessionsThanItMay(t *testing.T) {
+	limit := func(c *Config) { c.WebSocket.MaxPerNode = 2 }
+	w := newSessionWorld(t, limit)
+	first := w.play("/ws", "1")
+	second := w.play("/ws", "1")
+	first.wantEcho()
+	second.wantEcho()
+	if third := w.play("/ws", "1"); third.status != 503 {
+		t.Errorf("one too many got %d", third.status)
+	}
+	w.play("/ws", "2").wantEcho() // another node
+	first.conn.Close()
+	wantSessions(t, w.node, 1)
+	w.play("/ws", "1").wantEcho()
+	if fourth := w.play("/ws", "1"); fourth.status != 503 {
+		t.Errorf("one too many got %d", fourth.status)
+	}
+	second.wantEcho()
+}
+
+func TestEachWayThatASessionEndsGivesItsPlaceBack(t *testing.T) {
+	limit := func(c *Config) { c.WebSocket.MaxPerNode = 1 }
+	w := newSessionWorld(t, limit)
+	for _, c := range []struct {
+		name, path string
+		status     int
+		end        func(p *player)
+	}{
+		{"the client closes", "/ws", 101, func(p *player) { p.conn.Close() }},
+		{"the client resets", "/ws", 101, func(p *player) {
+			_ = p.conn.(*net.TCPConn).SetLinger(0)
+			p.conn.Close()
+		}},
+		{"the client is done", "/ws", 101, func(p *player) { _ = p.conn.(*net.TCPConn).CloseWrite() }},
+		{"the node resets", "/reset", 101, func(p *player) {}},
+		{"the node refuses", "/refuse", 403, func(p *player) {}},
+		{"the node breaks off", "/break", 502, func(p *player) {}},
+	} {
+		p := w.play(c.path, "1")
+		if p.status != c.status {
+			t.Errorf("%s: got %d, want %d", c.name, p.status, c.status)
+		}
+		c.end(p)
+		wantSessions(t, w.node, 0)
+	}
+	w.redis.move(t, wgamedKey, "1", refused(t))
+	w.becomes(502)
+	w.redis.move(t, wgamedKey, "1", w.node)
+	w.becomes(101)
+	everybody.mu.Lock()
+	defer everybody.mu.Unlock()
+	if len(everybody.nodes) > 2 { // this session, and perhaps one of another test that is ending
+		t.Errorf("counts of nodes without sessions are left: %v", everybody.nodes)
+	}
+}
+
+func TestTheLimitHoldsInARace(t *testing.T) {
+	const limit, clients = 5, 40
+	c := &census{nodes: map[string]*crowd{}}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var in []*crowd
+	enter := func() {
+		defer all.Done()
+		if place := c.enter("node", limit); place != nil {
+			mu.Lock()
+			in = append(in, place)
+			mu.Unlock()
+		}
+	}
+	for i := 0; i < clients; i++ {
+		all.Add(1)
+		go enter()
+	}
+	all.Wait()
+	if len(in) != limit {
+		t.Errorf("%d came in, want %d", len(in), limit)
+	}
+	for _, place := range in {
+		c.leave(place)
+	}
+	if len(c.nodes) != 0 {
+		t.Error("a node without sessions is remembered")
+	}
+}
+
+func TestASilentSessionIsClosedAndOneThatIsNotIsNot(t *testing.T) {
+	idle := func(c *Config) { c.WebSocket.IdleTimeout = "1s" }
+	w := newSessionWorld(t, idle)
+	talking := w.play("/ws", "1")
+	talking.wantEcho()
+	said := 0
+	for i := 0; i < 2; i++ {
+		silent := w.play("/ws", "2")
+		silent.wantEcho()
+		ended := make(chan bool)
+		wait := func() {
+			_, _ = io.ReadAll(silent.reader)
+			close(ended)
+		}
+		go wait()
+		for over := false; !over; {
+			if _, err := io.WriteString(talking.conn, "still here\n"); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := talking.reader.ReadString('\n'); err != nil {
+				t.Fatalf("got %q, %v after %d times", line, err, said)
+			}
+			said++
+			which, _ := choose(ended, time.After(10*time.Millisecond))
+			over = which == 0
+		}
+	}
+	talking.wantEcho()
+	talking.wantEnd()
+	wantSessions(t, w.node, 0)
+	wantSessions(t, w.other, 0)
+}
+
+// One direction is enough to keep a session, either of them.
+func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
+	for _, side := range []string{"client", "node"} {
+		client, gatewayOfClient := tcpPair(t)
+		node, gatewayOfNode := tcpPair(t)
+		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: everybody.enter("one side", 0), silence: &silence{limit: 500 * time.Millisecond}}
+		session.silence.since.Store(time.Now().UnixNano())
+		relay(session)
+		talker, listener := client, node
+		if side == "node" {
+			talker, listener = node, client
+		}
+		begin := time.Now()
+		one := make([]byte, 1)
+		for time.Since(begin) < 3*session.silence.limit {
+			if _, err := talker.Write(one); err != nil {
+				t.Fatalf("%s: %v", side, err)
+			}
+			if _, err := listener.Read(one); err != nil {
+				t.Fatalf("%s: %v", side, err)
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		if _, err := listener.Read(one); err != io.EOF {
+			t.Errorf("%s: after it fell silent: %v", side, err)
+		}
+		wantSessions(t, "one side", 0)
+	}
+}
+
+// tcpPair is the two ends of a connection.
+func tcpPair(t *testing.T) (net.Conn, net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	one, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := func() {
+		one.Close()
+		other.Close()
+	}
+	t.Cleanup(end)
+	_ = one.SetDeadline(time.Now().Add(fakeRedisPatience))
+	return one, other
+}

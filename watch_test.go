@@ -1,0 +1,143 @@
+package dynamicforward
+
+import (
+	"context"
+	"testing"
+)
+
+// watchingWorld is a sessionWorld with closeOnRouteChange, and one session on
+// each thread.
+func watchingWorld(t *testing.T) (w *sessionWorld, first, second *player) {
+	t.Helper()
+	watch := func(c *Config) { c.WebSocket.CloseOnRouteChange = true }
+	w = newSessionWorld(t, watch)
+	first = w.play("/ws", "1")
+	second = w.play("/ws", "2")
+	first.wantEcho()
+	second.wantEcho()
+	return w, first, second
+}
+
+// settled waits until no watched route is in doubt.
+func (w *sessionWorld) settled() {
+	w.t.Helper()
+	table := w.m.table
+	is := func() bool {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		for _, watch := range table.watched.rounds {
+			if watch.epoch != table.epoch {
+				return false
+			}
+		}
+		return true
+	}
+	waitFor(w.t, "the watched routes to be read", is)
+}
+
+// tell pushes that the hash has changed, and waits until it was read again.
+func (w *sessionWorld) tell() {
+	w.t.Helper()
+	before := w.redis.count("HGET")
+	w.redis.push(w.t, wgamedKey)
+	again := func() bool { return w.redis.count("HGET") > before }
+	waitFor(w.t, "the hash to be read", again)
+	w.settled()
+}
+
+func TestASessionEndsWithItsRoute(t *testing.T) {
+	w, first, second := watchingWorld(t)
+	w.redis.hset(wgamedKey, "3", w.other) // another field of the same hash
+	w.tell()
+	first.wantEcho()
+	w.redis.hset(wgamedKey, "1", w.other)
+	w.redis.push(t, wgamedKey)
+	first.wantEnd()
+	w.settled()
+	second.wantEcho()
+	wantSessions(t, w.node, 0)
+
+	moved := w.play("/ws", "1")
+	moved.wantEcho()
+	w.redis.del(wgamedKey)
+	w.redis.push(t, wgamedKey)
+	moved.wantEnd()
+	second.wantEnd()
+	wantSessions(t, w.other, 0)
+	none := func() bool {
+		w.m.table.mu.Lock()
+		defer w.m.table.mu.Unlock()
+		return len(w.m.table.watched.rounds) == 0 && len(w.m.table.watched.keys) == 0
+	}
+	waitFor(t, "the watches to go", none)
+}
+
+func TestASessionGoesOnWithoutRedis(t *testing.T) {
+	w, first, second := watchingWorld(t)
+	w.redis.stop()
+	w.down()
+	first.wantEcho()
+	second.wantEcho()
+	w.redis.hset(wgamedKey, "2", w.node) // meanwhile
+	w.redis.start()
+	second.wantEnd()
+	w.settled()
+	first.wantEcho()
+}
+
+// down waits until the loss of Redis was noticed and the table has ticked.
+func (w *sessionWorld) down() {
+	w.t.Helper()
+	gone := func() bool { return !w.m.table.connected() }
+	waitFor(w.t, "the link to break", gone)
+	before := w.m.table.now()
+	ticked := func() bool { return w.m.table.now() > before }
+	waitFor(w.t, "a tick", ticked)
+}
+
+func TestWhatRedisSaysOfItselfEndsNoSession(t *testing.T) {
+	w, first, _ := watchingWorld(t)
+	loading := func(_ *fakeRedisConn, _ []string) string {
+		return "-LOADING Redis is loading the dataset in memory\r\n"
+	}
+	w.redis.handle("HGET", loading)
+	w.redis.push(t, wgamedKey)
+	asked := w.redis.count("HGET")
+	again := func() bool { return w.redis.count("HGET") > asked }
+	waitFor(t, "the hash to be read", again)
+	first.wantEcho()
+}
+
+func TestARouteThatMovesDuringTheHandshakeEndsItsSession(t *testing.T) {
+	w, _, _ := watchingWorld(t)
+	r, _, err := w.m.table.find(context.Background(), wgamedKey, "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, ours := tcpPair(t)
+	_, node := tcpPair(t)
+	session := &tunnel{client: ours, node: node, place: everybody.enter("elsewhere:1", 0)}
+	w.m.table.watch(session, r)
+	relay(session)
+	one := make([]byte, 1)
+	if _, err := client.Read(one); err == nil || isTimeout(err) {
+		t.Errorf("the session goes on: %v", err)
+	}
+	wantSessions(t, "elsewhere:1", 0)
+}
+
+func TestWithoutPushWatchedRoutesAreReadByAge(t *testing.T) {
+	redis := newFakeRedis(t)
+	w := newSessionWorld(t, func(c *Config) {
+		c.WebSocket.CloseOnRouteChange = true
+		c.Redis.Endpoints = []string{redis.addr}
+	})
+	redis.hset(wgamedKey, "1", w.node)
+	redis.hset(wgamedKey, "2", w.other)
+	first, second := w.play("/ws", "1"), w.play("/ws", "2")
+	first.wantEcho()
+	second.wantEcho()
+	redis.hset(wgamedKey, "1", w.other)
+	first.wantEnd()
+	second.wantEcho()
+}
