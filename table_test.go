@@ -76,6 +76,9 @@ func (p *pushingRedis) move(t *testing.T, key, field, address string) {
 	p.push(t, key)
 }
 
+// heldHGET is what an answer that holdHGET has made counts as.
+const heldHGET = "HELD HGET"
+
 // holdHGET keeps the answers to HGET, made in time, until the returned function
 // is called.
 func (p *pushingRedis) holdHGET(t *testing.T) func() {
@@ -84,6 +87,8 @@ func (p *pushingRedis) holdHGET(t *testing.T) func() {
 	hold := func(c *fakeRedisConn, args []string) string {
 		p.fakeRedis.mu.Lock()
 		reply := p.execute(c, "HGET", args[1:])
+		p.counts[heldHGET]++
+		p.notify()
 		p.fakeRedis.mu.Unlock()
 		<-gate
 		return reply
@@ -316,7 +321,7 @@ func TestAnAnswerThatTheNewsOvertookIsNotKept(t *testing.T) {
 		got := make(chan string, 1)
 		ask := func() { got <- address(table, "a", "1") }
 		go ask()
-		redis.awaitCount("HGET", 1)
+		redis.awaitCount(heldHGET, 1)
 
 		redis.hset("a", "1", "10.0.0.2:2")
 		redis.push(t, change)
