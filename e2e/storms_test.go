@@ -19,9 +19,9 @@ import (
 // 10,000 handshakes that come to nothing, each in one of the ways in which that
 // happens, leave neither a connection nor a goroutine in Traefik.
 func TestFailedUpgradesLeaveNothing(t *testing.T) {
-	const each, clients = 2000, 50
+	const each, clients = 2000, 100
 	w := setup{debug: true, options: stack.Options{"serversTransport": stack.Options{
-		"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "500ms"},
+		"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "1s"},
 	}}}.begin(t)
 	hanging := started[*stack.RawNode](t)(stack.HangingNode()).Addr()
 	resetting := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(reset))).Addr()

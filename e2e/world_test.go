@@ -260,20 +260,25 @@ func (w *world) underLoad(clients int, one func() error, during func()) int64 {
 	return requests.Load()
 }
 
-// repeat runs one so many times, from so many clients.
+// repeat runs one so many times, from so many clients, and fails the test for
+// every error.
 func (w *world) repeat(clients, times int, one func() error) {
 	w.t.Helper()
-	var begun atomic.Int64
-	var last sync.WaitGroup
-	last.Add(times)
-	request := func() error {
-		if begun.Add(1) > int64(times) {
-			return nil
-		}
-		defer last.Done()
-		return one()
+	var begun, failed atomic.Int64
+	var all sync.WaitGroup
+	for range clients {
+		all.Go(func() {
+			for begun.Add(1) <= int64(times) {
+				if err := one(); err != nil && failed.Add(1) <= 5 {
+					w.t.Error(err)
+				}
+			}
+		})
 	}
-	w.underLoad(clients, request, last.Wait)
+	all.Wait()
+	if failed.Load() > 5 {
+		w.t.Errorf("%d of %d requests failed", failed.Load(), times)
+	}
 }
 
 // asking returns a function for underLoad that asks for these names in turn and
