@@ -32,11 +32,11 @@ const (
 // that it is done.
 const lastWords = 30 * time.Second
 
-// tunnel is a session: two connections that are copied to each other. What it
-// has besides is there from the handshake on.
+// tunnel is a session: two connections that are copied to each other, and what has
+// to be given back when it ends.
 type tunnel struct {
-	client  net.Conn     // nil: it has not started
-	node    net.Conn     //
+	client  net.Conn // nil: it has not started
+	node    net.Conn
 	half    atomic.Bool  // one side is done
 	open    atomic.Int32 // directions that go on
 	place   *crowd       // in the census; nil: it has none yet
@@ -90,7 +90,7 @@ func relayAll() {
 // bring a buffer of 32 kB of its own. Here it stands in pump itself: one more
 // interpreted call, and an idle direction has a stack of 8 kB rather than 4.
 func pump(t *tunnel, dst, src net.Conn) {
-	defer t.ended()
+	defer ended(t)
 	small := make([]byte, smallBuffer)
 	for {
 		begin := time.Now()
@@ -112,12 +112,12 @@ func pump(t *tunnel, dst, src net.Conn) {
 // whether it has carried anything; the one that finds that neither has for all of
 // it ends the session. Everything stands in the one function, as in pump.
 func pumpUntilSilent(t *tunnel, dst, src net.Conn) {
-	defer t.ended()
+	defer ended(t)
 	small := make([]byte, smallBuffer)
 	for {
 		if !t.half.Load() {
 			_ = src.SetReadDeadline(time.Now().Add(t.silence.limit / 2))
-			if t.half.Load() { // meanwhile: finish has set one, or is about to
+			if t.half.Load() { // meanwhile
 				_ = src.SetReadDeadline(time.Now().Add(lastWords))
 			}
 		}
@@ -150,8 +150,15 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 	buffer := largeBuffers.Get().([]byte)
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
 	defer largeBuffers.Put(buffer)
+	pause := quiet
+	if t.silence != nil && t.silence.limit/2 < pause {
+		pause = t.silence.limit / 2
+	}
 	for !t.half.Load() {
-		_ = src.SetReadDeadline(time.Now().Add(quiet))
+		_ = src.SetReadDeadline(time.Now().Add(pause))
+		if t.half.Load() { // meanwhile
+			_ = src.SetReadDeadline(time.Now().Add(lastWords))
+		}
 		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, longStint), buffer)
 		if n > 0 && t.silence != nil {
 			t.silence.since.Store(time.Now().UnixNano())
@@ -168,8 +175,9 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 }
 
 // ended is deferred by each direction. The last one gives back what the session
-// holds, however it came to its end.
-func (t *tunnel) ended() {
+// holds, however it came to its end. Yaegi: a deferred method would cost the
+// session another 2 kB.
+func ended(t *tunnel) {
 	if r := recover(); r != nil {
 		logFailure(errPanic, "panic while relaying a session: %v", r)
 		t.close()
