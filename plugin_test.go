@@ -355,6 +355,9 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{func(c *Config) { c.Project = "" }, `key: "{project}_{platform}_node_{nodeName}" has {project} at character 1: the option project must be`},
 		{func(c *Config) { c.Targets.Allow = []string{"10.0.0.0/33"} }, `targets.allow: "10.0.0.0/33" cannot be read: use a network`},
 		{func(c *Config) { c.Targets.Allow = []string{"10.0.0.0/8:0"} }, `targets.allow: "10.0.0.0/8:0" has no port or range of ports within 1 to 65535`},
+		{func(c *Config) { c.WebSocket.IdleTimeout = "soon" }, `websocket.idleTimeout: "soon" is no duration: use one such as 1s or 250ms`},
+		{func(c *Config) { c.WebSocket.IdleTimeout = "500ms" }, "websocket.idleTimeout: 500ms is too short to tell silence: use 1s or more, or 0 for never"},
+		{func(c *Config) { c.WebSocket.MaxPerNode = -1 }, "websocket.maxPerNode: -1 is no number of sessions: use 1 or more, or 0 for no limit"},
 		{func(c *Config) { c.ErrorStatus = 200 }, "errorStatus: 200 is no error status"},
 		{func(c *Config) { c.ErrorStatus = 600 }, "errorStatus: 600 is no error status"},
 		{func(c *Config) {

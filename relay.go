@@ -122,7 +122,7 @@ func pumpUntilSilent(t *tunnel, dst, src net.Conn) {
 	for {
 		if !t.half.Load() {
 			_ = src.SetReadDeadline(time.Now().Add(t.silence.limit / 2))
-			if t.half.Load() { // meanwhile: finish has set one, or is about to
+			if t.half.Load() { // meanwhile
 				_ = src.SetReadDeadline(time.Now().Add(lastWords))
 			}
 		}
@@ -155,8 +155,15 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 	buffer := largeBuffers.Get().([]byte)
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
 	defer largeBuffers.Put(buffer)
+	pause := quiet
+	if t.silence != nil && t.silence.limit/2 < pause {
+		pause = t.silence.limit / 2
+	}
 	for !t.half.Load() {
-		_ = src.SetReadDeadline(time.Now().Add(quiet))
+		_ = src.SetReadDeadline(time.Now().Add(pause))
+		if t.half.Load() { // meanwhile
+			_ = src.SetReadDeadline(time.Now().Add(lastWords))
+		}
 		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, longStint), buffer)
 		if n > 0 && t.silence != nil {
 			t.silence.since.Store(time.Now().UnixNano())

@@ -256,31 +256,40 @@ func TestASilentSessionIsClosedAndOneThatIsNotIsNot(t *testing.T) {
 	wantSessions(t, w.other, 0)
 }
 
-// One direction is enough to keep a session, either of them.
+// One direction is enough to keep a session, either of them, and whether it says
+// little or much.
 func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
-	for _, side := range []string{"client", "node"} {
-		client, gatewayOfClient := tcpPair(t)
-		node, gatewayOfNode := tcpPair(t)
-		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: everybody.enter("one side", 0), silence: &silence{limit: 500 * time.Millisecond}}
+	for _, c := range []struct {
+		name     string
+		fromNode bool
+		size     int // bytes each time
+	}{
+		{"little from the client", false, 1},
+		{"little from the node", true, 1},
+		{"much from the client", false, 256 * 1024},
+		{"much from the node", true, 256 * 1024},
+	} {
+		talker, gatewayOfClient := tcpPair(t)
+		listener, gatewayOfNode := tcpPair(t)
+		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: everybody.enter("one side", 0), silence: &silence{limit: minIdleTimeout / 2}}
+		if c.fromNode {
+			session.client = gatewayOfNode
+			session.node = gatewayOfClient
+		}
 		session.silence.since.Store(time.Now().UnixNano())
 		relay(session)
-		talker, listener := client, node
-		if side == "node" {
-			talker, listener = node, client
-		}
-		begin := time.Now()
-		one := make([]byte, 1)
-		for time.Since(begin) < 3*session.silence.limit {
-			if _, err := talker.Write(one); err != nil {
-				t.Fatalf("%s: %v", side, err)
-			}
-			if _, err := listener.Read(one); err != nil {
-				t.Fatalf("%s: %v", side, err)
+		said := make([]byte, c.size)
+		heard := make([]byte, c.size)
+		write := func() { _, _ = talker.Write(said) }
+		for begin := time.Now(); time.Since(begin) < 3*session.silence.limit; {
+			go write()
+			if _, err := io.ReadFull(listener, heard); err != nil {
+				t.Fatalf("%s: %v", c.name, err)
 			}
 			<-time.After(10 * time.Millisecond)
 		}
-		if _, err := listener.Read(one); err != io.EOF {
-			t.Errorf("%s: after it fell silent: %v", side, err)
+		if _, err := listener.Read(heard); err != io.EOF {
+			t.Errorf("%s: after it fell silent: %v", c.name, err)
 		}
 		wantSessions(t, "one side", 0)
 	}

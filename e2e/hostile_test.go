@@ -509,12 +509,12 @@ func (f *front) wantWell() {
 	}
 }
 
-// held is what Traefik holds: goroutines and descriptors.
-func (f *front) held() (int, int) {
-	f.t.Helper()
-	goroutines, err := f.traefik.Goroutines()
-	must(f.t, err)
-	descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", f.traefik.Pid()))
+// held is what a Traefik holds: goroutines and descriptors.
+func held(t *testing.T, own *stack.Traefik) (int, int) {
+	t.Helper()
+	goroutines, err := own.Goroutines()
+	must(t, err)
+	descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", own.Pid()))
 	if err != nil {
 		return goroutines, 0 // no such thing on this system
 	}
@@ -533,7 +533,7 @@ func TestHostileRequests(t *testing.T) {
 	f.wantWell()
 	f.siege(0, 10*len(shapes)) // what stays after the first of each kind: pools, idle connections
 	f.wantWell()
-	goroutines, descriptors := f.held()
+	goroutines, descriptors := held(f.t, f.traefik)
 
 	f.siege(10*len(shapes), total)
 	must(t, f.traefik.Healthy())
@@ -563,7 +563,7 @@ func TestHostileRequests(t *testing.T) {
 	}
 	nowGoroutines, nowDescriptors := 0, 0
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		nowGoroutines, nowDescriptors = f.held()
+		nowGoroutines, nowDescriptors = held(f.t, f.traefik)
 		if nowGoroutines <= goroutines+20 && nowDescriptors <= descriptors+20 {
 			break
 		}

@@ -329,7 +329,7 @@ func wantAnswer(t *testing.T, resp *response, status int, reason string, secrets
 	if strings.Count(resp.body, "\n") != 1 || !strings.HasSuffix(resp.body, "\n") {
 		t.Errorf("the body is not one line: %q", resp.body)
 	}
-	if got, want := resp.Header.Get("Retry-After"), map[string]string{"redis-down": "1"}[reason]; got != want {
+	if got, want := resp.Header.Get("Retry-After"), map[string]string{"redis-down": "1", "node-full": "1"}[reason]; got != want {
 		t.Errorf("Retry-After is %q; want %q", got, want)
 	}
 	for _, secret := range append(secrets, "127.0.0.1", "game-server", "_node_", redis.Port()) {

@@ -7,6 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -177,6 +180,8 @@ type Full struct {
 	fd    int
 	addr  string
 	conns []net.Conn // that fill the backlog
+
+	server *http.Server // nil: nobody accepts yet
 }
 
 // FullAddr listens on a port without ever accepting, and fills its backlog.
@@ -204,8 +209,62 @@ func FullAddr() (*Full, error) {
 // Addr returns the address, host:port.
 func (f *Full) Addr() string { return f.addr }
 
+// Serve makes the address answer, as when the machine is back.
+func (f *Full) Serve(handler http.Handler) error {
+	if err := syscall.Listen(f.fd, 1024); err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(f.fd), f.addr)
+	l, err := net.FileListener(file)
+	if err != nil {
+		return err
+	}
+	f.fd = -1
+	_ = file.Close()
+	for _, c := range f.conns {
+		c.Close()
+	}
+	f.conns = nil
+	f.server = &http.Server{Handler: handler}
+	go func() { _ = f.server.Serve(l) }()
+	return nil
+}
+
+// Dials returns the local ports from which somebody is dialing the address
+// without an answer so far. It reads /proc/net/tcp.
+func (f *Full) Dials() ([]string, error) {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return nil, err
+	}
+	_, port, err := net.SplitHostPort(f.addr)
+	if err != nil {
+		return nil, err
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, err
+	}
+	var ports []string
+	for line := range strings.Lines(string(table)) {
+		columns := strings.Fields(line)
+		if len(columns) > 3 && columns[3] == synSent && strings.HasSuffix(columns[2], fmt.Sprintf(":%04X", number)) {
+			ports = append(ports, columns[1])
+		}
+	}
+	return ports, nil
+}
+
+// synSent is /proc/net/tcp's name for the state of a connection that waits for
+// the answer to its SYN.
+const synSent = "02"
+
 // Stop gives the port back.
 func (f *Full) Stop() {
+	if f.server != nil {
+		_ = f.server.Close()
+		return
+	}
 	for _, c := range f.conns {
 		c.Close()
 	}
