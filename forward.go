@@ -22,6 +22,7 @@ type forwarder struct {
 	fence     *fence
 	transport *http.Transport // dials through the fence
 	buffers   httputil.BufferPool
+	flush     time.Duration // see Config.ResponseForwarding
 }
 
 // maxWays bounds the addresses that a middleware knows the way to at a time.
@@ -42,6 +43,7 @@ func (m *middleware) newWay(node *target) *way {
 	proxy := httputil.NewSingleHostReverseProxy(node.url)
 	proxy.Transport = m.nodes.transport
 	proxy.BufferPool = m.nodes.buffers
+	proxy.FlushInterval = m.nodes.flush
 	to := &way{node: node, header: []string{node.address}, proxy: proxy}
 	proxy.ErrorHandler = func(w http.ResponseWriter, out *http.Request, err error) { m.nodeFailed(w, out, err, to) }
 	if !m.passHostHeader {

@@ -51,6 +51,11 @@ type Config struct {
 	// own names, meaning and defaults, but for forwardingTimeouts.dialTimeout
 	// (2s) and forwardingTimeouts.responseHeaderTimeout (60s).
 	ServersTransport *dynamic.ServersTransport `json:"serversTransport,omitempty"`
+	// ResponseForwarding.flushInterval is how often what has come of a response
+	// is passed on while the rest is on its way, as in Traefik. Default "100ms";
+	// "0": when a buffer is full; negative: at once, as always with event streams
+	// and responses whose length is not known.
+	ResponseForwarding *dynamic.ResponseForwarding `json:"responseForwarding,omitempty"`
 	// WebSocket bounds sessions.
 	WebSocket WebSocketConfig `json:"websocket,omitempty"`
 	// DebugHeaders adds X-Dynamicforward-Node, the node's address, and
@@ -193,7 +198,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := joinForwarder(ctx, config.ServersTransport, &config.Targets)
+	nodes, err := joinForwarder(ctx, config.ServersTransport, config.ResponseForwarding, &config.Targets)
 	if err != nil {
 		return nil, err
 	}

@@ -22,9 +22,12 @@ const (
 	defaultResponseHeaderTimeout = 60 * time.Second
 )
 
+// defaultFlushInterval is Traefik's.
+const defaultFlushInterval = 100 * time.Millisecond
+
 // joinForwarder returns the forwarder for these settings, shared with every
 // other router that has them, so that connections to nodes outlive a reload.
-func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, targets *TargetsConfig) (*forwarder, error) {
+func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, responses *dynamic.ResponseForwarding, targets *TargetsConfig) (*forwarder, error) {
 	if config == nil {
 		config = &dynamic.ServersTransport{}
 	}
@@ -42,13 +45,17 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, target
 		conn, err := fence.dial(ctx, network, address)
 		return conn, err
 	}
-	settings, err := json.Marshal([]interface{}{config, targets})
+	flush, err := flushInterval(responses)
+	if err != nil {
+		return nil, fmt.Errorf("responseForwarding.%w", err)
+	}
+	settings, err := json.Marshal([]interface{}{config, targets, flush})
 	if err != nil {
 		return nil, fmt.Errorf("serversTransport: %w", err)
 	}
 	open := func() closer {
 		beginRelaying()
-		return &forwarder{fence: fence, transport: transport, buffers: bufferPool{}}
+		return &forwarder{fence: fence, transport: transport, buffers: bufferPool{}, flush: flush}
 	}
 	return everything.join(ctx, "nodes "+string(settings), open).(*forwarder), nil
 }
@@ -115,19 +122,38 @@ func newTLSConfig(config *dynamic.ServersTransport) (*tls.Config, error) {
 	return tlsConfig, nil
 }
 
-// setDuration reads a duration such as "1s" or "250ms" into d; a bare number is
-// seconds, as in Traefik, and "" leaves d as it is. The error names the option.
+// flushInterval reads the option of that name. Below zero it means at once.
+func flushInterval(config *dynamic.ResponseForwarding) (time.Duration, error) {
+	if config == nil || config.FlushInterval == "" {
+		return defaultFlushInterval, nil
+	}
+	interval, err := parseDuration(config.FlushInterval)
+	if err != nil {
+		return 0, fmt.Errorf("flushInterval: %q is no duration: use one such as 100ms, or -1 to flush at once", config.FlushInterval)
+	}
+	return interval, nil
+}
+
+// setDuration reads a duration into d; "" leaves d as it is. The error names the
+// option.
 func setDuration(d *time.Duration, option, text string) error {
 	if text == "" {
 		return nil
 	}
-	if seconds, err := strconv.Atoi(text); err == nil {
-		text = strconv.Itoa(seconds) + "s"
-	}
-	parsed, err := time.ParseDuration(text)
+	parsed, err := parseDuration(text)
 	if err != nil || parsed < 0 {
 		return fmt.Errorf("%s: %q is no duration: use one such as 1s or 250ms", option, text)
 	}
 	*d = parsed
 	return nil
+}
+
+// parseDuration reads a duration such as "1s" or "250ms"; a bare number is seconds,
+// as in Traefik.
+func parseDuration(text string) (time.Duration, error) {
+	if seconds, err := strconv.Atoi(text); err == nil {
+		text = strconv.Itoa(seconds) + "s"
+	}
+	d, err := time.ParseDuration(text)
+	return d, err
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"strings"
 	"time"
 )
@@ -42,13 +43,13 @@ type handshake struct {
 func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 	t := &tunnel{}
 	defer abandon(t)
-	shake, err := shakeHands(a, t, r)
+	shake, err := shakeHands(a, t, w, r)
 	if err != nil && isDialError(err) {
 		if second := a.again(r, err); second != nil {
 			a = second
 			r.Header[nodeHeader] = a.way.header
 			abandon(t)
-			shake, err = shakeHands(a, t, r)
+			shake, err = shakeHands(a, t, w, r)
 		}
 	}
 	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
@@ -59,7 +60,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 		return
 	}
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
-		shake.decline(w)
+		shake.decline(w, r, a.m.nodes.flush)
 		return
 	}
 	client, err := switchTo(shake, w)
@@ -88,9 +89,9 @@ func (a *attempt) watch(t *tunnel, r *http.Request) {
 }
 
 // shakeHands sends a handshake to a node that has a place for the session, and
-// reads the answer. The client may go away meanwhile; it may have sent something
-// already, which waits.
-func shakeHands(a *attempt, t *tunnel, r *http.Request) (*handshake, error) {
+// reads the answer; informational ones before it go to the client at once. The client
+// may go away meanwhile; it may have sent something already, which waits.
+func shakeHands(a *attempt, t *tunnel, w http.ResponseWriter, r *http.Request) (*handshake, error) {
 	ctx := r.Context()
 	nodes := a.m.nodes
 	t.place = everybody.enter(a.way.node.dial, a.m.sessions.maxPerNode)
@@ -106,7 +107,7 @@ func shakeHands(a *attempt, t *tunnel, r *http.Request) (*handshake, error) {
 	}
 	giveUp := func() { conn.Close() }
 	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(conn, handshakeRequest(r, a.way))
+	shake, err := exchange(w, conn, handshakeRequest(r, a.way))
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -162,7 +163,19 @@ func removeHopByHop(header http.Header) {
 var (
 	connectionUpgrade = []string{"Upgrade"}
 	noUserAgent       = []string{""} // or Go says its own
+	teTrailers        = []string{"trailers"}
 )
+
+// wantsTrailers tells whether TE says that the client takes trailers: the one thing
+// of it that goes along, as with plain requests.
+func wantsTrailers(te []string) bool {
+	for _, token := range strings.Split(strings.Join(te, ","), ",") {
+		if strings.EqualFold(strings.TrimSpace(token), "trailers") {
+			return true
+		}
+	}
+	return false
+}
 
 // handshakeRequest is the handshake as the node gets it: as the client sent it,
 // but for the headers that Traefik's own proxy changes too.
@@ -172,9 +185,13 @@ func handshakeRequest(r *http.Request, to *way) *http.Request {
 	to.proxy.Director(out)
 	header := out.Header
 	upgrade := header["Upgrade"]
+	te := header["Te"]
 	removeHopByHop(header)
 	header["Connection"] = connectionUpgrade
 	header["Upgrade"] = upgrade
+	if te != nil && wantsTrailers(te) {
+		header["Te"] = teTrailers
+	}
 	delete(header, nodeHeader)
 	client, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err == nil {
@@ -191,15 +208,15 @@ func handshakeRequest(r *http.Request, to *way) *http.Request {
 }
 
 // maxInformational is how many 1xx answers may come before the one that counts.
-const maxInformational = 5
+const maxInformational = 100
 
-// exchange writes a request and reads its answer.
-func exchange(conn net.Conn, request *http.Request) (*handshake, error) {
+// exchange writes a request and reads its answer. Informational ones go to the client.
+func exchange(w http.ResponseWriter, conn net.Conn, request *http.Request) (*handshake, error) {
 	if err := request.Write(conn); err != nil {
 		return nil, err
 	}
 	reader := bufio.NewReader(conn)
-	for i := 0; i <= maxInformational; i++ {
+	for i := 0; i < maxInformational; i++ {
 		response, err := http.ReadResponse(reader, request)
 		if err != nil {
 			return nil, err
@@ -207,6 +224,7 @@ func exchange(conn net.Conn, request *http.Request) (*handshake, error) {
 		if response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
 			return &handshake{conn: conn, reader: reader, response: response}, nil
 		}
+		inform(w, response)
 	}
 	return nil, errors.New("too many informational answers")
 }
@@ -222,18 +240,35 @@ func agreed(s *handshake, r *http.Request) error {
 	return fmt.Errorf("switches to %q when asked for %q", got, asked)
 }
 
-// decline passes an answer on that is no agreement, whole.
-func (s *handshake) decline(w http.ResponseWriter) {
-	defer s.conn.Close()
-	removeHopByHop(s.response.Header)
+// inform passes an informational answer on. Its headers are not those of the answer
+// that follows.
+func inform(w http.ResponseWriter, response *http.Response) {
 	header := w.Header()
-	for name, values := range s.response.Header {
-		header[name] = append(header[name], values...)
+	for name, values := range response.Header {
+		header[name] = values
 	}
-	w.WriteHeader(s.response.StatusCode)
-	if _, err := io.Copy(w, s.response.Body); err != nil {
-		endConnection(w)
+	w.WriteHeader(response.StatusCode)
+	for name := range response.Header {
+		delete(header, name)
 	}
+}
+
+// answered is a transport that has its answer already.
+type answered struct{ response *http.Response }
+
+// RoundTrip implements http.RoundTripper.
+func (a *answered) RoundTrip(_ *http.Request) (*http.Response, error) { return a.response, nil }
+
+// decline passes an answer on that is no agreement, whole and as it comes: a proxy
+// of the standard library does, which is handed the answer.
+func (s *handshake) decline(w http.ResponseWriter, r *http.Request, flush time.Duration) {
+	defer s.conn.Close()
+	// Yaegi: a value of our own goes into a compiled struct's field by way of a
+	// variable of the field's type.
+	var transport http.RoundTripper = &answered{s.response}
+	unchanged := func(_ *http.Request) {}
+	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: flush}
+	proxy.ServeHTTP(w, r)
 }
 
 // switchTo takes the client's connection over and returns it. What either side
@@ -264,15 +299,6 @@ func switchTo(s *handshake, w http.ResponseWriter) (net.Conn, error) {
 		return nil, err
 	}
 	return client, nil
-}
-
-// endConnection ends the client's connection, so that an answer that broke off
-// does not look complete.
-func endConnection(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err == nil {
-		conn.Close()
-	}
 }
 
 // passOn writes what a reader has buffered.

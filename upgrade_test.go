@@ -157,23 +157,30 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 		{"refusal", "HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\nX-Why: banned\r\nConnection: close\r\n\r\nbanned", "403", "banned"},
 		{"chunked", "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nban\r\n3\r\nned\r\n0\r\n\r\n", "403", "banned"},
 		{"200", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "200", "ok"},
-		{"early hints first", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404", ""},
+		{"early hints first", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "103 404", ""},
 		{"nothing", "", "502", "node-down: the node cannot be reached\n"},
 		{"no HTTP", "SSH-2.0-x\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
 		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
-		{"1xx without end", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 10), "502", "node-down: the node cannot be reached\n"},
+		{"1xx without end", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 2*maxInformational), strings.Repeat("102 ", maxInformational) + "502", "node-down: the node cannot be reached\n"},
 	} {
 		answer := c.answer
 		say := func(conn net.Conn, _ *bufio.Reader, _ string) { _, _ = io.WriteString(conn, answer) }
 		gateway := sessionGateway(t, rawNode(t, say))
 		_, reader := rawClient(t, gateway, handshakeText(wgamed))
 		response, err := http.ReadResponse(reader, nil)
+		got := ""
+		for ; err == nil && response.StatusCode < 200; response, err = http.ReadResponse(reader, nil) {
+			got += fmt.Sprint(response.StatusCode, " ")
+		}
 		if err != nil {
-			t.Errorf("%s: %v", c.name, err)
+			t.Errorf("%s: %s%v", c.name, got, err)
 			continue
 		}
+		if response.Header.Get("Link") != "" {
+			t.Errorf("%s: the answer has the hint's header", c.name)
+		}
 		body, err := io.ReadAll(response.Body)
-		if got := fmt.Sprint(response.StatusCode); got != c.want || string(body) != c.wantBody || err != nil {
+		if got += fmt.Sprint(response.StatusCode); got != c.want || string(body) != c.wantBody || err != nil {
 			t.Errorf("%s: got %s %q %v, want %s %q", c.name, got, body, err, c.want, c.wantBody)
 		}
 		if c.name == "refusal" && response.Header.Get("X-Why") != "banned" {
