@@ -193,9 +193,12 @@ func (f *fence) dialFirst(ctx context.Context, network, host, port string, addre
 // comes from, if it does.
 func (f *fence) permits(host string, address netip.Addr, port string) bool {
 	address = address.Unmap().WithZone("")
-	if isNever(address) {
-		return false
-	}
+	return !isNever(address) && f.allows(host, address, port)
+}
+
+// allows tells whether targets.allow holds an address or the name that it comes
+// from.
+func (f *fence) allows(host string, address netip.Addr, port string) bool {
 	if len(f.allow) == 0 {
 		return true
 	}
@@ -214,6 +217,43 @@ func (f *fence) permits(host string, address netip.Addr, port string) bool {
 		}
 	}
 	return false
+}
+
+// neverNames are the names of cloud metadata, for who cannot see what they resolve
+// to.
+var neverNames = []string{"metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
+
+// admit checks an address that somebody else dials. What a name resolves to is
+// theirs to know, so networks in targets.allow permit no name; one that is no name
+// but a number, which some read as an address, is refused.
+func (f *fence) admit(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	permitted := false
+	if literal, err := netip.ParseAddr(host); err == nil {
+		permitted = f.permits("", literal, port)
+	} else {
+		permitted = !isNeverName(host) && f.allows(host, netip.Addr{}, port)
+	}
+	if !permitted {
+		return fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
+	}
+	return nil
+}
+
+// isNeverName tells whether a name is one of neverNames, or ends in a number.
+func isNeverName(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	for i := range neverNames {
+		if neverNames[i] == host {
+			return true
+		}
+	}
+	last := host[strings.LastIndex(host, ".")+1:]
+	_, err := strconv.ParseUint(last, 0, 64) // in any base
+	return err == nil || strings.Trim(last, "0123456789") == ""
 }
 
 // isNever tells whether an address is one that is never forwarded to.

@@ -36,8 +36,15 @@ type Config struct {
 	Cache CacheConfig `json:"cache,omitempty"`
 	// Targets says which addresses may be forwarded to.
 	Targets TargetsConfig `json:"targets,omitempty"`
+	// CatchAll says who forwards. Default "builtin": the plugin. "service": the
+	// router's service, which goes by Host: URL and Host are rewritten to the
+	// node, and the address is in X-Dynamicforward-Node. What only the plugin
+	// can honour (ServersTransport, ResponseForwarding, WebSocket, Fallback) is
+	// refused then.
+	CatchAll string `json:"catchAll,omitempty"`
 	// PassHostHeader passes the client's Host on to the node, as in Traefik.
-	// Default true; false: Host is the node's address.
+	// Default true; false: Host is the node's address, as it always is with
+	// CatchAll "service".
 	PassHostHeader bool `json:"passHostHeader"`
 	// Fallback hands a request for which there is no route (bad-request,
 	// unknown-node, redis-down) to the router's own service, with the reason
@@ -134,6 +141,7 @@ func CreateConfig() *Config {
 		Project:        "game-server",
 		Key:            "{project}_{platform}_node_{nodeName}",
 		Field:          "{threadId}",
+		CatchAll:       catchAllBuiltin,
 		PassHostHeader: true,
 		Redis: RedisConfig{
 			DialTimeout:  "1s",
@@ -157,6 +165,7 @@ type middleware struct {
 	rule           *rule      // request -> key and field
 	table          *table     // key and field -> node
 	nodes          *forwarder // node -> answer
+	service        bool       // next forwards, in place of nodes
 	passHostHeader bool
 	errorStatus    int
 	fallback       bool
@@ -198,6 +207,9 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	if err != nil {
 		return nil, err
 	}
+	if err := checkCatchAll(config, sessions); err != nil {
+		return nil, err
+	}
 	nodes, err := joinForwarder(ctx, config.ServersTransport, config.ResponseForwarding, &config.Targets)
 	if err != nil {
 		return nil, err
@@ -208,6 +220,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		rule:           rule,
 		table:          joinTable(ctx, redis, cache),
 		nodes:          nodes,
+		service:        config.CatchAll == catchAllService,
 		passHostHeader: config.PassHostHeader,
 		errorStatus:    config.ErrorStatus,
 		fallback:       config.Fallback,
@@ -237,6 +250,10 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
 	if m.debugHeaders {
 		w.Header().Set(nodeHeader, route.node.address)
 		w.Header().Set(cacheHeader, how)
+	}
+	if m.service {
+		m.callService(w, r, route)
+		return
 	}
 	a := &attempt{m: m, route: route, way: m.to(route.node)}
 	if m.rule.queryOnly && !m.debugHeaders && len(r.URL.RawQuery) <= maxShortQuery {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/traefik/genconf/dynamic"
 	"github.com/traefik/genconf/dynamic/tls"
@@ -358,6 +359,32 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{func(c *Config) { c.WebSocket.IdleTimeout = "soon" }, `websocket.idleTimeout: "soon" is no duration: use one such as 1s or 250ms`},
 		{func(c *Config) { c.WebSocket.IdleTimeout = "500ms" }, "websocket.idleTimeout: 500ms is too short to tell silence: use 1s or more, or 0 for never"},
 		{func(c *Config) { c.WebSocket.MaxPerNode = -1 }, "websocket.maxPerNode: -1 is no number of sessions: use 1 or more, or 0 for no limit"},
+		{func(c *Config) { c.CatchAll = "Service" }, `catchAll: "Service" is none: use builtin`},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.ServersTransport = &dynamic.ServersTransport{InsecureSkipVerify: true}
+		}, "serversTransport: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.ResponseForwarding = &dynamic.ResponseForwarding{FlushInterval: "1s"}
+		}, "responseForwarding: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.WebSocket.IdleTimeout = "1m"
+		}, "websocket: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.WebSocket.MaxPerNode = 1
+		}, "websocket: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.WebSocket.CloseOnRouteChange = true
+		}, "websocket: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.Fallback = true
+		}, "fallback: with catchAll: service"},
+		{func(c *Config) { c.ResponseForwarding = &dynamic.ResponseForwarding{FlushInterval: "soon"} }, `responseForwarding.flushInterval: "soon" is no duration`},
 		{func(c *Config) { c.ErrorStatus = 200 }, "errorStatus: 200 is no error status"},
 		{func(c *Config) { c.ErrorStatus = 600 }, "errorStatus: 600 is no error status"},
 		{func(c *Config) {
@@ -380,6 +407,30 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), "dynamicforward test: "+c.want) || handler != nil {
 			t.Errorf("got %v, want %s", err, c.want)
 		}
+	}
+}
+
+func TestHowOftenResponsesAreFlushed(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"": 100 * time.Millisecond, "250ms": 250 * time.Millisecond, "1": time.Second, "0": 0, "-1": -time.Second,
+	} {
+		config := testConfig("127.0.0.1:1")
+		if text != "" {
+			config.ResponseForwarding = &dynamic.ResponseForwarding{FlushInterval: text}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		node, err := parseTarget("127.0.0.1:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.to(node).proxy.FlushInterval; got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+		cancel()
 	}
 }
 

@@ -45,7 +45,7 @@ interpreted() {
   GOPATH=$PWD/.build/gopath timeout 900 .build/yaegi test -v github.com/lifesix/dynamicforward
 }
 
-step "install" bash -c 'ci/install.sh git ca-certificates curl gcc libc6-dev redis-server && ci/yaegi.sh'
+step "install" bash -c 'ci/install.sh git ca-certificates curl gcc libc6-dev redis-server nginx-light && ci/yaegi.sh'
 step "vendor" ci/vendor.sh --check
 step "lint" ci/lint.sh
 step "compiled" go test -race -count=1 -v ./...

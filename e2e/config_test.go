@@ -11,16 +11,22 @@ import (
 // router alone.
 func TestBadConfiguration(t *testing.T) {
 	bad := map[string]stack.Options{
-		"project":            {"project": ""},
-		"key":                {"key": ""},
-		"key: unclosed":      {"key": "{nodeName"},
-		"field: unknown":     {"field": "{nonsense.threadId}"},
-		"redis.endpoints":    {"redis": stack.Options{"endpoints": []string{"nowhere"}}},
-		"redis.db":           {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "db": -1}},
-		"redis.dialTimeout":  {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "dialTimeout": "soon"}},
-		"redis.readTimeout":  {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "readTimeout": "-1s"}},
-		"redis.writeTimeout": {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "writeTimeout": "1 s"}},
-		"errorStatus":        {"errorStatus": 42},
+		"project":                            {"project": ""},
+		"key":                                {"key": ""},
+		"key: unclosed":                      {"key": "{nodeName"},
+		"field: unknown":                     {"field": "{nonsense.threadId}"},
+		"redis.endpoints":                    {"redis": stack.Options{"endpoints": []string{"nowhere"}}},
+		"redis.db":                           {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "db": -1}},
+		"redis.dialTimeout":                  {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "dialTimeout": "soon"}},
+		"redis.readTimeout":                  {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "readTimeout": "-1s"}},
+		"redis.writeTimeout":                 {"redis": stack.Options{"endpoints": []string{"127.0.0.1:1"}, "writeTimeout": "1 s"}},
+		"errorStatus":                        {"errorStatus": 42},
+		"catchAll":                           {"catchAll": "nginx"},
+		"serversTransport: of the service":   {"catchAll": "service", "serversTransport": stack.Options{"insecureSkipVerify": true}},
+		"responseForwarding: of the service": {"catchAll": "service", "responseForwarding": stack.Options{"flushInterval": "1s"}},
+		"websocket: of the service":          {"catchAll": "service", "websocket": stack.Options{"maxPerNode": 1}},
+		"fallback: of the service":           {"catchAll": "service", "fallback": true},
+		"responseForwarding":                 {"responseForwarding": stack.Options{"flushInterval": "soon"}},
 		"serversTransport": {"serversTransport": stack.Options{
 			"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "later"},
 		}},
@@ -29,7 +35,7 @@ func TestBadConfiguration(t *testing.T) {
 	option := map[string]string{}
 	for what, options := range bad {
 		option[what], _, _ = strings.Cut(what, ":")
-		name := strings.NewReplacer(".", "-", ": ", "-").Replace(what)
+		name := strings.NewReplacer(".", "-", ": ", "-", " ", "-").Replace(what)
 		if options["redis"] == nil {
 			options = redisAt(redis, options)
 		}
@@ -39,7 +45,7 @@ func TestBadConfiguration(t *testing.T) {
 	own := start(t, stack.TraefikOptions{Dynamic: conf.YAML(), AllowErrors: true})
 	refused := own.Errors()
 	for what := range bad {
-		name := strings.NewReplacer(".", "-", ": ", "-").Replace(what)
+		name := strings.NewReplacer(".", "-", ": ", "-", " ", "-").Replace(what)
 		found := false
 		for _, line := range refused {
 			if strings.Contains(line, "routerName="+name+"@file") {
