@@ -13,18 +13,23 @@ import (
 
 // Nginx is an nginx with a configuration of the caller's.
 type Nginx struct {
-	addr, dir, http string
-	process         *process
+	addr, dir, main, http string
+	process               *process
 }
 
-// StartNginx starts nginx with what its http block holds. It waits until somebody
-// listens at ADDR, which stands for a free address there.
+// StartNginx starts nginx, in a single process, with what its http block holds. It
+// waits until somebody listens at ADDR, which stands for a free address there.
 func StartNginx(http string) (*Nginx, error) {
+	return startNginx("master_process off;\nevents {}\n", http)
+}
+
+// startNginx starts nginx with what stands outside its http block, too.
+func startNginx(main, http string) (*Nginx, error) {
 	dir, err := os.MkdirTemp("", "dynamicforward-nginx-")
 	if err != nil {
 		return nil, err
 	}
-	n := &Nginx{dir: dir, http: http}
+	n := &Nginx{dir: dir, main: main, http: http}
 	if err := onFreePort(n.start); err != nil {
 		n.Stop()
 		return nil, err
@@ -40,11 +45,9 @@ func (n *Nginx) start(addr string) error {
 	}
 	conf := filepath.Join(n.dir, "nginx.conf")
 	text := `daemon off;
-master_process off;
 pid nginx.pid;
-error_log stderr;
-events {}
-http {
+error_log stderr error;
+` + n.main + `http {
 access_log off;
 client_body_temp_path body;
 proxy_temp_path proxy;

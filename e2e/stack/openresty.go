@@ -2,22 +2,16 @@ package stack
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"time"
 )
 
 // OpenResty is nginx with Lua that looks nodes up in Redis, as gateways did
 // before: location /ws as it was, and location /kept, the same with connections
 // to Redis and to nodes that are kept.
-type OpenResty struct {
-	addr, dir string
-	process   *process
-}
+type OpenResty struct{ *Nginx }
 
 // luaModules is where Debian puts nginx's modules.
 const luaModules = "/usr/lib/nginx/modules"
@@ -28,8 +22,7 @@ var ErrNoOpenResty = errors.New("no nginx with Lua and its Redis driver")
 
 // StartOpenResty starts it, or says ErrNoOpenResty.
 func StartOpenResty(redisAddr string) (*OpenResty, error) {
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
+	if _, err := exec.LookPath("nginx"); err != nil {
 		return nil, ErrNoOpenResty
 	}
 	for _, file := range []string{luaModules + "/ngx_http_lua_module.so", "/usr/share/lua/5.1/nginx/redis.lua"} {
@@ -37,69 +30,29 @@ func StartOpenResty(redisAddr string) (*OpenResty, error) {
 			return nil, ErrNoOpenResty
 		}
 	}
-	dir, err := os.MkdirTemp("", "dynamicforward-openresty-")
-	if err != nil {
-		return nil, err
-	}
-	o := &OpenResty{dir: dir}
-	if err := onFreePort(func(addr string) error { return o.start(nginx, addr, redisAddr) }); err != nil {
-		o.Stop()
-		return nil, err
-	}
-	return o, nil
-}
-
-func (o *OpenResty) start(nginx, addr, redisAddr string) error {
-	o.addr = addr
 	host, port, err := net.SplitHostPort(redisAddr)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	conf := filepath.Join(o.dir, "nginx.conf")
-	text := strings.NewReplacer("ADDR", addr, "REDIS_HOST", host, "REDIS_PORT", port, "MODULES", luaModules).Replace(openRestyConf)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return err
+	fill := strings.NewReplacer("REDIS_HOST", host, "REDIS_PORT", port, "MODULES", luaModules)
+	n, err := startNginx(fill.Replace(openRestyMain), fill.Replace(openRestyHTTP))
+	if err != nil {
+		return nil, err
 	}
-	logFile := filepath.Join(o.dir, "nginx.log")
-	_ = os.Remove(logFile)
-	if o.process, err = startProcess(exec.Command(nginx, "-e", "stderr", "-p", o.dir, "-c", conf), logFile); err != nil {
-		return err
-	}
-	answers := func() bool {
-		resp, err := prober.Get("http://" + addr + "/alive")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return resp.StatusCode == 200
-	}
-	if waitFor(patience, o.process.done, answers) {
-		return nil
-	}
-	if strings.Contains(strings.ToLower(o.process.log()), "address already in use") {
-		return fmt.Errorf("%s: %w", addr, errPortTaken)
-	}
-	return fmt.Errorf("nginx does not answer; the end of its log:\n%s", tail(o.process.log(), 10))
+	return &OpenResty{n}, nil
 }
 
-// openRestyConf: one worker for each core, as it was. Its access log of each node
-// is left out, as Traefik's access log is.
-const openRestyConf = `daemon off;
-worker_processes auto;
+// openRestyMain: one worker for each core, as it was.
+const openRestyMain = `worker_processes auto;
 worker_rlimit_nofile 20000;
-pid nginx.pid;
-error_log stderr error;
 load_module MODULES/ndk_http_module.so;
 load_module MODULES/ngx_http_lua_module.so;
 events { worker_connections 16384; }
-http {
-  access_log off;
+`
+
+// openRestyHTTP leaves the access log of each node out, as Traefik's is.
+const openRestyHTTP = `
   keepalive_requests 100000000;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
   lua_package_path "/usr/share/lua/5.1/?.lua;;";
   init_by_lua_block {
     redis = require "nginx.redis"
@@ -138,7 +91,6 @@ http {
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
   server {
     listen ADDR backlog=4096;
-    location = /alive { return 200; }
     location = /ws {
       set $backend_node '';
       access_by_lua_block { ngx.var.backend_node = find(false) }
@@ -168,22 +120,10 @@ http {
       proxy_pass http://kept;
     }
   }
-}
 `
-
-// Addr returns the address, host:port.
-func (o *OpenResty) Addr() string { return o.addr }
 
 // Pids returns the process ids of the master and its workers.
 func (o *OpenResty) Pids() []int {
 	pids := []int{o.process.pid()}
 	return append(pids, children(o.process.pid())...)
-}
-
-// Stop ends nginx and removes its files.
-func (o *OpenResty) Stop() {
-	if o.process != nil {
-		o.process.stop(5 * time.Second)
-	}
-	_ = os.RemoveAll(o.dir)
 }
