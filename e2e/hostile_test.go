@@ -430,7 +430,8 @@ var ownAnswers = map[string]int{
 func explain(resp *http.Response, body string, cut error, a attack) (string, bool) {
 	node := resp.Header.Get("X-Node")
 	if node != "" {
-		return fmt.Sprint(resp.StatusCode, " ", kindOf(node)), node != "smuggled" && (cut == nil || node == "raw")
+		gone := a.end == halfCloses // to net/http a client that has gone, so its request is ended
+		return fmt.Sprint(resp.StatusCode, " ", kindOf(node)), node != "smuggled" && (cut == nil || node == "raw" || gone)
 	}
 	reason, _, _ := strings.Cut(body, ":")
 	if status, ours := ownAnswers[reason]; ours {
