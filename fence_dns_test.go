@@ -9,10 +9,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // dnsAddress is where the DNS server of the test that has one listens, "" for
@@ -297,5 +299,43 @@ func TestANameIsCheckedWhenItsConnectionHasEnded(t *testing.T) {
 	node.CloseClientConnections()
 	if response, body := get(t, gateway+wgamed); response.StatusCode != 502 || !strings.HasPrefix(body, "bad-target") {
 		t.Errorf("got %s %q", response.Status, body)
+	}
+}
+
+// An address that does not answer leaves time for the next.
+func TestTheAddressesOfANameShareTheTime(t *testing.T) {
+	dns := newFakeDNS(t)
+	dns.is("node.test", "127.0.0.3", "127.0.0.2", "127.0.0.1")
+	port := closingNode(t)
+	dialer := &net.Dialer{Timeout: time.Second}
+	var mu sync.Mutex
+	silent := map[string]bool{}
+	// What dials waits here, before it connects, as for an answer. Yaegi: the
+	// function's type names a package that is not there.
+	wait := func(args []reflect.Value) []reflect.Value {
+		address := args[2].String()
+		if address != "127.0.0.1:"+port {
+			mu.Lock()
+			silent[address] = true
+			mu.Unlock()
+			<-args[0].Interface().(context.Context).Done()
+		}
+		return []reflect.Value{reflect.Zero(reflect.TypeOf((*error)(nil)).Elem())}
+	}
+	field := reflect.ValueOf(dialer).Elem().FieldByName("ControlContext")
+	field.Set(reflect.MakeFunc(field.Type(), wait))
+	f, err := newFence(&TargetsConfig{}, dialer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := f.dial(context.Background(), "tcp", "node.test:"+port)
+	if err != nil {
+		t.Fatalf("after %v: %v", silent, err)
+	}
+	conn.Close()
+	mu.Lock()
+	defer mu.Unlock()
+	if len(silent) != 2 {
+		t.Errorf("the silent ones were %v", silent)
 	}
 }
