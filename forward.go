@@ -21,8 +21,8 @@ import (
 type forwarder struct {
 	fence     *fence
 	transport *http.Transport // dials through the fence
-	buffers   httputil.BufferPool
-	flush     time.Duration // see Config.ResponseForwarding
+	flush     time.Duration   // see Config.ResponseForwarding
+	carriers  *sync.Pool      // of *httputil.ReverseProxy; see newCarriers
 }
 
 // maxWays bounds the addresses that a middleware knows the way to at a time.
@@ -42,7 +42,7 @@ func (m *middleware) to(node *target) *way {
 func (m *middleware) newWay(node *target) *way {
 	proxy := httputil.NewSingleHostReverseProxy(node.url)
 	proxy.Transport = m.nodes.transport
-	proxy.BufferPool = m.nodes.buffers
+	proxy.BufferPool = pooled
 	proxy.FlushInterval = m.nodes.flush
 	to := &way{node: node, header: []string{node.address}, proxy: proxy}
 	proxy.ErrorHandler = func(w http.ResponseWriter, out *http.Request, err error) { m.nodeFailed(w, out, err, to) }
@@ -259,25 +259,4 @@ func spellWebSocket(header http.Header) {
 			header[names[1]] = values
 		}
 	}
-}
-
-// bufferSize is httputil's own default, and Traefik's.
-const bufferSize = 32 * 1024
-
-// bufferPool keeps the proxies from making a buffer for each response.
-type bufferPool struct{}
-
-// buffers is what it keeps. Interpreted, a variable of the package is cheaper than
-// a field.
-var buffers = &sync.Pool{New: func() interface{} { return make([]byte, bufferSize) }}
-
-// Get implements httputil.BufferPool.
-func (bufferPool) Get() []byte {
-	return buffers.Get().([]byte)
-}
-
-// Put implements httputil.BufferPool.
-func (bufferPool) Put(buffer []byte) {
-	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
-	buffers.Put(buffer)
 }

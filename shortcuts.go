@@ -63,6 +63,7 @@ const afterPrefix = "X-Dynamicforward."
 func (m *middleware) handler() http.Handler {
 	short := m.short
 	mu := &short.mu
+	carriers := m.nodes.carriers
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		header := r.Header
 		for name := range header {
@@ -80,7 +81,11 @@ func (m *middleware) handler() http.Handler {
 		}
 		header[nodeHeader] = to.header
 		header["Connection"] = dropNodeHeader
-		to.proxy.ServeHTTP(w, r)
+		proxy := carriers.Get().(*httputil.ReverseProxy)
+		proxy.Director = to.proxy.Director
+		proxy.ErrorHandler = to.proxy.ErrorHandler
+		proxy.ServeHTTP(w, r) // if this panics, the proxy is not used again
+		carriers.Put(proxy)
 	}
 	return http.HandlerFunc(handle)
 }

@@ -55,7 +55,9 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, respon
 	}
 	open := func() closer {
 		beginRelaying()
-		return &forwarder{fence: fence, transport: transport, buffers: bufferPool{}, flush: flush}
+		f := &forwarder{fence: fence, transport: transport, flush: flush}
+		f.carriers = newCarriers(f)
+		return f
 	}
 	return everything.join(ctx, "nodes "+string(settings), open).(*forwarder), nil
 }
