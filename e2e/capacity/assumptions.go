@@ -141,13 +141,6 @@ func (a *assumptions) check() error {
 	return nil
 }
 
-// usual returns the assumptions with their defaults.
-func usual() *assumptions {
-	a := &assumptions{}
-	a.register(flag.NewFlagSet("", flag.ContinueOnError))
-	return a
-}
-
 // counts is a flag that holds several numbers.
 type counts []int
 

@@ -76,6 +76,9 @@ func write(o *order, from, out string) error {
 		return err
 	}
 	m := &model{measured, &o.assumed}
+	if err := m.check(o.players); err != nil {
+		return err
+	}
 	plot, err := m.plot(o.storms)
 	if err != nil {
 		return err

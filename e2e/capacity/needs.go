@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -84,18 +86,8 @@ func (m *model) resources(nodes int) []resource {
 		most := float64(a.balancer * balancerPorts)
 		all = append(all, resource{"the load balancer's ports", "1", whole(most) + " from " + whole(float64(a.balancer)) + " addresses", most, most})
 	}
-	slices.SortStableFunc(all, func(x, y resource) int { return compare(x.most, y.most) })
+	slices.SortStableFunc(all, func(x, y resource) int { return cmp.Compare(x.most, y.most) })
 	return all
-}
-
-func compare(x, y float64) int {
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
 }
 
 // need is what so many players need.
@@ -126,7 +118,7 @@ type need struct {
 // needs computes what so many players need.
 func (m *model) needs(players int) *need {
 	a := m.assumed
-	n := &need{players: players, nodes: (players + a.perNode - 1) / a.perNode}
+	n := &need{players: players, nodes: m.nodes(players)}
 	n.scarcest = m.resources(n.nodes)[0]
 	most, bound := n.scarcest.most, n.scarcest.name
 	if a.perTraefik > 0 && float64(a.perTraefik) < most {
@@ -134,10 +126,7 @@ func (m *model) needs(players int) *need {
 	}
 	working := math.Ceil(float64(players) * a.spread / most)
 	n.bound = bound
-	if most < 1 {
-		working = math.Inf(1)
-	}
-	n.traefiks = int(min(working, 1e9)) + a.spare
+	n.traefiks = int(working) + a.spare
 	n.each = min(float64(players), float64(players)*a.spread/working)
 	n.memory = m.memoryOf(n.each)
 	n.descriptors = 2*n.each + ownDescriptors
@@ -233,6 +222,19 @@ type load struct {
 	when  string
 }
 
+// check says what is too small for even one session.
+func (m *model) check(players []int) error {
+	for _, p := range players {
+		if r := m.resources(m.nodes(p))[0]; r.most < 1 {
+			return fmt.Errorf("%s: %s is not enough for one session, which takes %s", r.name, r.has, r.each)
+		}
+	}
+	return nil
+}
+
+// nodes is how many nodes so many players have.
+func (m *model) nodes(players int) int { return (players + m.assumed.perNode - 1) / m.assumed.perNode }
+
 // loads says how full everything is, the fullest first.
 func (m *model) loads(n *need) []load {
 	a := m.assumed
@@ -254,7 +256,7 @@ func (m *model) loads(n *need) []load {
 	if a.balancer > 0 {
 		all = append(all, load{"the load balancer's ports", n.each / float64(a.balancer*balancerPorts), "in peace"})
 	}
-	slices.SortStableFunc(all, func(x, y load) int { return compare(y.share, x.share) })
+	slices.SortStableFunc(all, func(x, y load) int { return cmp.Compare(y.share, x.share) })
 	return all
 }
 

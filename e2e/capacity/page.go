@@ -173,7 +173,7 @@ func (m *model) handshakes() float64 { return m.assumed.cores * 1e6 / m.measured
 
 // storm is the storm of a Traefik in a world with the most players of an order.
 func (m *model) storm(o *order, sessions int, clients retry, timeout time.Duration) storm {
-	return m.stormOf(sessions, slices.Max(o.players)/m.assumed.perNode, clients, timeout)
+	return m.stormOf(sessions, m.nodes(slices.Max(o.players)), clients, timeout)
 }
 
 // impatience are the client time-outs that are compared.
@@ -188,11 +188,11 @@ func (m *model) tellFeeding(s *sheet, o *order) {
 		for _, timeout := range impatience {
 			after := m.storm(o, sessions, c, timeout).simulate()
 			rows = append(rows, []string{c.what, timeout.String(), reached(after, .99, sessions), whole(float64(after.attempts)), whole(float64(after.timedOut)), whole(float64(after.wasted)), percent(float64(after.wasted) / float64(max(1, after.made))),
-				whole(float64(after.peakQueue)), bytesOf(1024*m.assumed.pending*float64(after.peakQueue))})
+				whole(float64(after.peakQueue)), bytesOf(1024 * m.assumed.pending * float64(after.peakQueue))})
 		}
 	}
 	s.table([]string{"clients come back", "they wait", "99 % back", "attempts", "timed out", "handshakes for nobody", "of all", "handshakes in hand, at most", "memory for them"}, rows)
-	s.paragraph("What keeps a storm from feeding itself is in the client: jitter, a wait that doubles, and a time-out longer than the queue. At the gateway it is fewer sessions on each Traefik (`-per-traefik`), or more cores.")
+	s.paragraph("What finds no place in the backlog costs Traefik nothing and comes later, so a full backlog holds a storm back; what Traefik has accepted it works off, wanted or not. What keeps a storm from feeding itself is in the client: jitter, a wait that doubles, and a time-out longer than the queue. At the gateway it is fewer sessions on each Traefik (`-per-traefik`), or more cores.")
 }
 
 func (m *model) tellMeasured(s *sheet) {

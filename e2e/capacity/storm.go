@@ -205,6 +205,13 @@ type run struct {
 
 // simulate runs a storm to its end.
 func (s storm) simulate() *aftermath {
+	r := s.brew()
+	r.play()
+	return &r.aftermath
+}
+
+// brew has everybody lose the session.
+func (s storm) brew() *run {
 	r := &run{
 		storm:   s,
 		random:  rand.New(rand.NewPCG(s.seed, 0)),
@@ -217,7 +224,11 @@ func (s storm) simulate() *aftermath {
 	for i := range r.clients {
 		r.begin(attempt{player: int32(i)})
 	}
-	for !r.settled() && r.calendar[0].at <= r.over {
+	return r
+}
+
+func (r *run) play() {
+	for !r.settled() && len(r.calendar) > 0 && r.calendar[0].at <= r.over {
 		e := heap.Pop(&r.calendar).(event)
 		r.draw(e.at)
 		r.now = e.at
@@ -225,7 +236,6 @@ func (s storm) simulate() *aftermath {
 	}
 	r.draw(r.now + courseStep)
 	r.close()
-	return &r.aftermath
 }
 
 // settled tells whether everybody is back and nothing is left to do.
