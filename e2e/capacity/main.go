@@ -79,7 +79,7 @@ func write(o *order, from, out string) error {
 	if err := m.check(o.players); err != nil {
 		return err
 	}
-	plot, err := m.plot(o.storms)
+	plot, err := m.plot(o)
 	if err != nil {
 		return err
 	}

@@ -28,8 +28,8 @@ var inks = []color.Color{
 
 // plot draws the largest storm, as SVG: who is back above, what waits for a core
 // below.
-func (m *model) plot(sizes []int) ([]byte, error) {
-	sessions := slices.Max(sizes)
+func (m *model) plot(o *order) ([]byte, error) {
+	sessions := slices.Max(o.storms)
 	back, queue := plot.New(), plot.New()
 	back.Title.Text = whole(float64(sessions)) + " sessions after the restart of their Traefik"
 	back.Y.Label.Text = "players back, %"
@@ -38,7 +38,7 @@ func (m *model) plot(sizes []int) ([]byte, error) {
 	back.Legend.Top, back.Legend.Left = false, false
 	back.Y.Min, back.Y.Max = 0, 100
 	for i, c := range m.clients() {
-		course := m.stormOf(sessions, sessions, c, m.assumed.clientTimeout).simulate().course
+		course := m.storm(o, sessions, c, m.assumed.clientTimeout).simulate().course
 		var backs, queues plotter.XYs
 		for _, p := range course {
 			if p.at > plotted {
