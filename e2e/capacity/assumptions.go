@@ -89,7 +89,7 @@ func (a *assumptions) register(f *flag.FlagSet) {
 	f.Float64Var(&a.kernel, "kernel", 8, "kB that the kernel has for the two sockets of an idle session")
 	f.Float64Var(&a.pending, "pending", 32, "kB of a connection that was accepted and waits for the CPU")
 	f.DurationVar(&a.down, "down", 3*time.Second, "how long a Traefik that is restarted refuses connections")
-	f.DurationVar(&a.lookupCPU, "lookup-cpu", 200*time.Microsecond, "CPU of Traefik for one look-up in Redis")
+	f.DurationVar(&a.lookupCPU, "lookup-cpu", 300*time.Microsecond, "CPU of Traefik for one look-up in Redis, with all that a new route brings with it")
 
 	f.Float64Var(&a.spread, "spread", 1.2, "players of the fullest Traefik to the mean: how evenly the load balancer spreads")
 	f.IntVar(&a.spare, "spare", 1, "Traefiks that may be away while the others carry everything")

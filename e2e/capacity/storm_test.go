@@ -150,6 +150,15 @@ func TestOneLookupForARoute(t *testing.T) {
 	}
 }
 
+// The look-ups of a second are counted by the second.
+func TestLookupsInASecond(t *testing.T) {
+	s := calm(30)
+	s.routes, s.handshake = 30, 100*time.Millisecond
+	if r := s.simulate(); r.lookups != 30 || r.peakLookups != 10 {
+		t.Errorf("%d look-ups, %d in a second; want 30 and 10", r.lookups, r.peakLookups)
+	}
+}
+
 // Where descriptors end, so do sessions.
 func TestNoMoreThanDescriptors(t *testing.T) {
 	s := calm(100)
