@@ -2,7 +2,7 @@
 # TRAEFIK_BIN=/path uses a Traefik that is there; TRAEFIK_VERSION=v3.x.y builds
 # another one than the reference.
 
-.PHONY: demo test vendor lint fuzz bench
+.PHONY: demo test vendor lint fuzz bench capacity
 
 demo: ## a real Traefik with the plugin, a Redis and two nodes, to play with
 	@ci/traefik.sh
@@ -24,3 +24,6 @@ bench: ## measures against a static Traefik route and OpenResty; writes docs/ben
 	@ci/install.sh redis-server nginx-light libnginx-mod-http-lua lua-nginx-redis wrk
 	@ci/traefik.sh
 	@cd e2e && go run ./bench
+
+capacity: ## what so many players need, from what make bench has measured; writes docs/capacity.md
+	@cd e2e && go run ./capacity

@@ -200,6 +200,8 @@ func begin(addr, target string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	defer func() { _ = c.SetDeadline(time.Time{}) }()
 	if _, err := io.WriteString(c, strings.Join(handshake(target), "\r\n")+"\r\n\r\n"); err != nil {
 		return c, err
 	}

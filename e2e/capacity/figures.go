@@ -1,0 +1,94 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// figures are what the bench has measured, of the plugin unless the name says
+// otherwise.
+type figures struct {
+	request   float64 // µs of Traefik's CPU for a plain request
+	handshake float64 // µs of Traefik's CPU for a handshake
+	message   float64 // µs of Traefik's CPU for 128 bytes to the node and back
+
+	session  float64 // kB resident for an idle session, settled
+	fresh    float64 // the same right after the handshakes, their garbage included
+	static   float64 // kB for a session of a static Traefik route, settled
+	nginx    float64 // the same for nginx; 0: it was not measured
+	baseline float64 // MB resident of a Traefik with the plugin and no session
+
+	lookup float64 // ms that a request takes longer whose route is not known
+}
+
+// figure is a measured figure: its name and unit in figures.json, and where it goes.
+type figure struct {
+	name, unit string
+	what       string
+	optional   bool // the page does without
+	into       func(*figures) *float64
+}
+
+// wanted are the figures that the model stands on. The names are the bench's.
+var wanted = []figure{
+	{"http.plugin.cpu", "µs", "CPU of Traefik for a plain request", false, func(f *figures) *float64 { return &f.request }},
+	{"handshake.plugin.cpu", "µs", "CPU of Traefik for a handshake", false, func(f *figures) *float64 { return &f.handshake }},
+	{"message.128.plugin.cpu", "µs", "CPU of Traefik for a message of 128 B to the node and back", false, func(f *figures) *float64 { return &f.message }},
+	{"session.plugin.settled", "kB", "resident memory of an idle session, settled", false, func(f *figures) *float64 { return &f.session }},
+	{"session.plugin.after", "kB", "the same right after the handshakes, before their garbage is collected", false, func(f *figures) *float64 { return &f.fresh }},
+	{"session.static.settled", "kB", "resident memory of an idle session of a static Traefik route, settled", false, func(f *figures) *float64 { return &f.static }},
+	{"session.nginx.settled", "kB", "the same for nginx with the OpenResty configuration", true, func(f *figures) *float64 { return &f.nginx }},
+	{"lookup.cold", "ms", "what a request takes longer whose route is not known", false, func(f *figures) *float64 { return &f.lookup }},
+	{"traefik.resident", "MB", "resident memory of a Traefik with the plugin and no session", false, func(f *figures) *float64 { return &f.baseline }},
+}
+
+// readFigures reads what the bench wrote. It says which figure is missing, or in
+// another unit, rather than to take it for nothing.
+func readFigures(file string) (*figures, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: make bench writes it", err)
+	}
+	var all map[string]struct {
+		Value float64 `json:"value"`
+		Unit  string  `json:"unit"`
+	}
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	f := &figures{}
+	for _, w := range wanted {
+		got, found := all[w.name]
+		switch {
+		case !found && w.optional:
+			continue
+		case !found:
+			return nil, fmt.Errorf("%s: no figure %q: run make bench, all of it", file, w.name)
+		case !sameUnit(got.Unit, w.unit):
+			return nil, fmt.Errorf("%s: %q is in %q; want %q", file, w.name, got.Unit, w.unit)
+		case got.Value <= 0:
+			return nil, fmt.Errorf("%s: %q is %g, which nothing costs", file, w.name, got.Value)
+		}
+		*w.into(f) = got.Value
+	}
+	return f, nil
+}
+
+// sameUnit knows the three ways to write a micro.
+func sameUnit(got, want string) bool {
+	micro := []string{"µs", "μs", "us"}
+	return got == want || slices.Contains(micro, got) && slices.Contains(micro, want)
+}
+
+// rows are the measured figures for the page.
+func (f *figures) rows() (rows [][]string) {
+	for _, w := range wanted {
+		if value := *w.into(f); value > 0 {
+			rows = append(rows, []string{strings.ToUpper(w.what[:1]) + w.what[1:], fmt.Sprintf("%s %s", short(value), w.unit), "`" + w.name + "`"})
+		}
+	}
+	return rows
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// small is an order that is soon done, with these flags.
+func small(t *testing.T, flags ...string) *order {
+	t.Helper()
+	o := newOrder()
+	o.players, o.storms = counts{10_000, 50_000}, counts{500, 2000}
+	if err := o.model.Parse(flags); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// written returns the page and the plot of an order.
+func written(t *testing.T, o *order) (page, plot string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := write(o, filepath.Join("testdata", "figures.json"), dir); err != nil {
+		t.Fatal(err)
+	}
+	text := func(name string) string {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	return text(pageName), text(plotName)
+}
+
+// The page is the same each time, whole, and tells every assumption and figure.
+func TestPage(t *testing.T) {
+	page, plot := written(t, small(t))
+	again, plotAgain := written(t, small(t))
+	if page != again || plot != plotAgain {
+		t.Error("the same order made two pages")
+	}
+	for _, wrong := range []string{"%!", "NaN", "Inf", "<nil>"} {
+		if strings.Contains(page, wrong) {
+			t.Errorf("the page has %q", wrong)
+		}
+	}
+	o := small(t)
+	o.model.VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(page, "| `-"+f.Name+"` | "+f.Value.String()+" |") {
+			t.Errorf("the page does not tell -%s", f.Name)
+		}
+	})
+	for _, w := range wanted {
+		if !strings.Contains(page, "`"+w.name+"`") {
+			t.Errorf("the page does not tell the figure %s", w.name)
+		}
+	}
+	if !strings.Contains(page, "("+plotName+")") {
+		t.Error("the page does not show the plot")
+	}
+	columns := 0
+	for line := range strings.Lines(page) {
+		if !strings.HasPrefix(line, "|") {
+			columns = 0
+			continue
+		}
+		if got := strings.Count(line, "|"); columns != 0 && got != columns {
+			t.Errorf("a row of %d columns in a table of %d: %s", got, columns, line)
+		} else {
+			columns = got
+		}
+	}
+}
+
+// The plot is an SVG with a line for each kind of client, twice.
+func TestPlot(t *testing.T) {
+	_, plot := written(t, small(t))
+	decoder := xml.NewDecoder(bytes.NewReader([]byte(plot)))
+	for {
+		_, err := decoder.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range (&model{assumed: &small(t).assumed}).clients() {
+		if !strings.Contains(plot, ">"+c.what+"<") {
+			t.Errorf("the plot does not name the clients who come back %s", c.what)
+		}
+	}
+}
+
+// A flag changes what the page says.
+func TestFlagsCount(t *testing.T) {
+	page, _ := written(t, small(t))
+	other, _ := written(t, small(t, "-messages", "200"))
+	if row(page, "**Traefiks**") == row(other, "**Traefiks**") {
+		t.Errorf("-messages changes nothing: %s", row(page, "**Traefiks**"))
+	}
+	other, _ = written(t, small(t, "-first", "1m"))
+	if strings.Contains(page, "at random within 1m0s") || !strings.Contains(other, "at random within 1m0s") {
+		t.Error("-first changes nothing")
+	}
+}
+
+// row returns the row of a table that begins with a label.
+func row(page, label string) string {
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "| "+label) {
+			return line
+		}
+	}
+	return ""
+}
+
+// An assumption that the model has no answer for is refused by name.
+func TestBadAssumptions(t *testing.T) {
+	for _, flags := range [][]string{
+		{"-messages", "-1"}, {"-cores", "0.5"}, {"-cores", "0"}, {"-busy", "0"}, {"-memory-share", "1.5"}, {"-spread", "0.9"},
+		{"-most", "1ms"}, {"-descriptors", "1000"}, {"-per-node", "0"}, {"-accepts", "0"}, {"-session", "0s"}, {"-backlog", "0"},
+	} {
+		err := write(small(t, flags...), filepath.Join("testdata", "figures.json"), t.TempDir())
+		if err == nil || !strings.Contains(err.Error(), flags[0]) {
+			t.Errorf("%v: got %v", flags, err)
+		}
+	}
+	var c counts
+	for _, text := range []string{"", "x", "1,,2", "0", "-5"} {
+		if err := c.Set(text); err == nil {
+			t.Errorf("-players %q is taken for %v", text, c)
+		}
+	}
+}
+
+// A figure that is missing or makes no sense is named, not taken for nothing.
+func TestBadFigures(t *testing.T) {
+	good, err := os.ReadFile(filepath.Join("testdata", "figures.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(text string) (*figures, error) {
+		file := filepath.Join(t.TempDir(), "figures.json")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return readFigures(file)
+	}
+	for _, w := range wanted {
+		_, err := read(strings.Replace(string(good), `"`+w.name+`"`, `"gone"`, 1))
+		if w.optional != (err == nil) || err != nil && !strings.Contains(err.Error(), w.name) {
+			t.Errorf("without %s: got %v", w.name, err)
+		}
+	}
+	for from, to := range map[string]string{`"kB"`: `"MB"`, `"value": 400`: `"value": 0`, `"value": 1,`: `"value": "1",`, "{": "["} {
+		if _, err := read(strings.Replace(string(good), from, to, 1)); err == nil {
+			t.Errorf("%s instead of %s is taken", to, from)
+		}
+	}
+	if _, err := read(strings.ReplaceAll(string(good), "µs", "us")); err != nil {
+		t.Error(err)
+	}
+	if _, err := readFigures("nowhere.json"); err == nil || !strings.Contains(err.Error(), "make bench") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWords(t *testing.T) {
+	for n, want := range map[float64]string{0: "0", 999: "999", 1000: "1,000", 1234567.8: "1,234,568"} {
+		if got := whole(n); got != want {
+			t.Errorf("%g is %s; want %s", n, got, want)
+		}
+	}
+	for n, want := range map[float64]string{0.05555: "0.0556", 12.345: "12.3", 99.96: "100", 1234.4: "1,234", 0: "0"} {
+		if got := short(n); got != want {
+			t.Errorf("%g is %s; want %s", n, got, want)
+		}
+	}
+	for n, want := range map[float64]string{10: "10 B", 1500: "1.5 kB", 2e9: "2 GB", 5e15: "5,000 TB"} {
+		if got := bytesOf(n); got != want {
+			t.Errorf("%g is %s; want %s", n, got, want)
+		}
+	}
+}
