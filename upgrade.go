@@ -60,7 +60,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 		return
 	}
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
-		shake.decline(w, r, a.m.nodes.flush)
+		shake.decline(w, r, a.m.nodes)
 		return
 	}
 	client, err := switchTo(shake, w)
@@ -259,15 +259,19 @@ type answered struct{ response *http.Response }
 // RoundTrip implements http.RoundTripper.
 func (a *answered) RoundTrip(_ *http.Request) (*http.Response, error) { return a.response, nil }
 
-// decline passes an answer on that is no agreement, whole and as it comes: a proxy
-// of the standard library does, which is handed the answer.
-func (s *handshake) decline(w http.ResponseWriter, r *http.Request, flush time.Duration) {
+// decline passes an answer on that is no agreement, whole and as it comes, for as
+// long as the client is there: a proxy of the standard library does, which is
+// handed the answer.
+func (s *handshake) decline(w http.ResponseWriter, r *http.Request, nodes *forwarder) {
 	defer s.conn.Close()
+	giveUp := func() { s.conn.Close() }
+	stop := context.AfterFunc(r.Context(), giveUp)
+	defer stop()
 	// Yaegi: a value of our own goes into a compiled struct's field by way of a
 	// variable of the field's type.
 	var transport http.RoundTripper = &answered{s.response}
 	unchanged := func(_ *http.Request) {}
-	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: flush}
+	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: nodes.flush}
 	proxy.ServeHTTP(w, r)
 }
 
