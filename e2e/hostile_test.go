@@ -421,7 +421,8 @@ func kindOf(node string) string {
 	return "from a node"
 }
 
-// ownAnswers is the table of answers.
+// ownAnswers is the table of answers, but for node-full: no middleware here has
+// websocket.maxPerNode.
 var ownAnswers = map[string]int{
 	"bad-request": 400, "unknown-node": 404, "bad-target": 502, "node-down": 502, "node-timeout": 504, "redis-down": 503,
 }
