@@ -184,7 +184,7 @@ func (t *table) join(ctx context.Context, short *shortcuts) {
 		defer recovered("leaving the routing table")
 		t.mu.Lock()
 		delete(t.short, short)
-		short.clear()
+		short.forget()
 		t.mu.Unlock()
 	}
 	context.AfterFunc(ctx, leave)
@@ -214,7 +214,7 @@ func (t *table) remember(r *route, short *shortcuts, query string, to *way) {
 func (t *table) begin() {
 	t.epoch++
 	for short := range t.short {
-		short.clear()
+		short.forget()
 	}
 }
 
