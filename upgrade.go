@@ -59,6 +59,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 		a.refuse(w, r, nodeError(err, a.way.node))
 		return
 	}
+	a.debug(shake.response.Header)
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
 		shake.decline(w, r, a.m.nodes)
 		return
