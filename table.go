@@ -121,11 +121,12 @@ type table struct {
 	ctx       context.Context // over when the table is closed
 	end       context.CancelFunc
 
+	mu sync.Mutex // for all that follows
+
 	// epoch grows when what was true may no longer be: a connection comes or
 	// goes, a slot moves, a server was flushed.
 	epoch int64
 
-	mu       sync.Mutex          // for all that follows and for epoch
 	short    map[*shortcuts]bool // of those who use the table
 	routes   *shelf
 	unknown  *shelf // what has no node: kept apart, so that names made up by clients push no route out
