@@ -414,6 +414,10 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		}, "websocket: with catchAll: service"},
 		{func(c *Config) {
 			c.CatchAll = "service"
+			c.WebSocket.WaitForEnd = true
+		}, "websocket: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
 			c.Fallback = true
 		}, "fallback: with catchAll: service"},
 		{func(c *Config) { c.ResponseForwarding = &dynamic.ResponseForwarding{FlushInterval: "soon"} }, `responseForwarding.flushInterval: "soon" is no duration`},

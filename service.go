@@ -28,7 +28,7 @@ func checkCatchAll(config *Config, sessions *sessionSettings) error {
 	if config.ResponseForwarding != nil {
 		return errors.New("responseForwarding: with catchAll: service the router's service forwards, not this plugin: remove it, and give the service a responseForwarding of its own")
 	}
-	if sessions.idleTimeout > 0 || sessions.maxPerNode > 0 || sessions.closeOnRouteChange {
+	if sessions.idleTimeout > 0 || sessions.maxPerNode > 0 || sessions.closeOnRouteChange || sessions.waitForEnd {
 		return errors.New("websocket: with catchAll: service sessions do not go through this plugin: remove it, or use catchAll: builtin")
 	}
 	if config.Fallback {

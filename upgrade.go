@@ -34,13 +34,23 @@ type handshake struct {
 	response *http.Response
 }
 
-// upgrade takes a handshake to its node and, where the node agrees, starts a
-// session between the two connections. It returns when the session starts: what
-// is left of the request is two connections and what relays between them. As in
-// nodeFailed a node that cannot be dialed is looked up again, once.
+// upgrade answers a handshake. It returns when the session starts, or ends with
+// websocket.waitForEnd. What the handshake took is garbage by then: a goroutine that
+// waits keeps the request, and nothing of startSession.
+func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+	over := startSession(w, r, a)
+	if over != nil {
+		<-over
+	}
+}
+
+// startSession takes a handshake to its node and, where the node agrees, starts a
+// session between the two connections: what is left of the request is those and
+// what relays between them. As in nodeFailed a node that cannot be dialed is looked
+// up again, once. It returns what the request has to wait for; nil: nothing.
 //
 // What a handshake that succeeds goes through here are functions: see handler.
-func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+func startSession(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	t := &tunnel{}
 	defer abandon(t)
 	shake, err := shakeHands(a, t, w, r)
@@ -57,17 +67,17 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 	}
 	if err != nil {
 		a.refuse(w, r, nodeError(err, a.way.node))
-		return
+		return nil
 	}
 	a.debug(shake.response.Header)
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
 		shake.decline(w, r, a.m.nodes)
-		return
+		return nil
 	}
 	client, err := switchTo(shake, w)
 	if err != nil {
 		logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
-		return
+		return nil
 	}
 	t.client = client
 	t.node = shake.conn
@@ -78,7 +88,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 	if a.m.sessions.closeOnRouteChange {
 		a.watch(t, r)
 	}
+	if a.m.sessions.waitForEnd {
+		t.over = make(chan struct{})
+	}
 	relay(t)
+	return t.over
 }
 
 // watch has a session end when its route does.
