@@ -21,9 +21,9 @@ type WebSocketConfig struct {
 	CloseOnRouteChange bool `json:"closeOnRouteChange,omitempty"`
 	// WaitForEnd has a handshake's request last as long as its session, as on a
 	// static route: the access log tells of it when it ends, with its length, and
-	// inFlightReq and metrics of open connections count it. Each session keeps its
-	// request in memory then, and the goroutine that serves it. Default false: the
-	// request is over when the session starts.
+	// inFlightReq counts it meanwhile. Each session keeps its request in memory
+	// then, and the goroutine that serves it. Default false: the request is over
+	// when the session starts.
 	WaitForEnd bool `json:"waitForEnd,omitempty"`
 }
 
