@@ -53,15 +53,20 @@ var answers = []answer{
 	{cause: errRedisDown, status: http.StatusServiceUnavailable, noRoute: true, retryAfter: 1, look: "the node cannot be looked up right now"},
 }
 
-// statusClientGone is nginx's and Traefik's status for a client that did not
-// wait for the answer. It is seen in access logs alone.
-const statusClientGone = 499
+// statusClientGone is nginx's and Traefik's status for a client that did not wait
+// for the answer, and clientGone what Traefik says then. They are seen in access
+// logs, and by a client that has only said that it has no more to say.
+const (
+	statusClientGone = 499
+	clientGone       = "Client Closed Request"
+)
 
 // refuse answers a request that is not forwarded, or lets it fall back, and logs
 // why. What falls back while gateways change over is no failure.
 func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, key, field string, err error) {
 	if errors.Is(err, context.Canceled) {
 		w.WriteHeader(statusClientGone)
+		_, _ = io.WriteString(w, clientGone)
 		return
 	}
 	row := answerTo(err)

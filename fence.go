@@ -134,7 +134,7 @@ func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, er
 	} else {
 		conn, err = f.dialName(ctx, network, address)
 	}
-	g.leave(trial, err)
+	g.leave(trial, err) // not deferred: nothing panics there, and a deferred closure would hang then (Yaegi)
 	return conn, err
 }
 

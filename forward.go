@@ -53,13 +53,23 @@ func (m *middleware) newWay(node *target) *way {
 			out.Host = node.url.Host
 		}
 	}
+	if m.debugHeaders {
+		// What stands on w is gone when an informational answer has been sent.
+		proxy.ModifyResponse = func(response *http.Response) error {
+			m.attemptOf(response.Request, to).debug(response.Header)
+			return nil
+		}
+	}
 	return to
 }
 
-// attempt is a request on the long way to its node.
+// attempt is what is known of a request that may be refused, or tried again at another
+// node: each on the long way, and handshakes on the short one. Plain requests that take
+// a shortcut have one if their node fails; see attemptOf.
 type attempt struct {
 	m      *middleware
 	route  *route // nil: it took a shortcut; see routeOf
+	found  string // how the route was found; "": it took a shortcut
 	way    *way
 	second bool        // to the node that took over from one that could not be dialed
 	body   *clientBody // what the request brings, if it does
@@ -84,7 +94,15 @@ func (a *attempt) again(r *http.Request, dialErr error) *attempt {
 	if err != nil || route.node.address == a.way.node.address {
 		return nil
 	}
-	return &attempt{m: a.m, route: route, way: a.m.to(route.node), second: true, body: a.body}
+	return &attempt{m: a.m, route: route, found: foundMiss, way: a.m.to(route.node), second: true, body: a.body}
+}
+
+// debug puts the debugHeaders on an answer, if they are wanted.
+func (a *attempt) debug(header http.Header) {
+	if a.m.debugHeaders {
+		header.Set(nodeHeader, a.way.node.address)
+		header.Set(cacheHeader, a.found)
+	}
 }
 
 // refuse answers a request whose attempts have failed.
@@ -93,6 +111,7 @@ func (a *attempt) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if ruleErr != nil {
 		err = ruleErr
 	}
+	a.debug(w.Header())
 	a.m.refuse(w, r, route.key, route.field, err)
 }
 

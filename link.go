@@ -206,8 +206,12 @@ func (k *link) refuse(fault error) {
 	}
 }
 
+// errUnused ends what waits for a link that is closed.
+var errUnused = fmt.Errorf("%w: nobody uses this link any more", errRedisDown)
+
 // run connects, again and again, until the link is closed.
 func (k *link) run() {
+	defer k.refuse(errUnused) // after a panic too: nothing may wait for ever
 	defer recovered("keeping the link to Redis")
 	wait := minRetry
 	for {
@@ -218,7 +222,6 @@ func (k *link) run() {
 			err = k.serve(s)
 		}
 		if k.ctx.Err() != nil {
-			k.refuse(fmt.Errorf("%w: nobody uses this link any more", errRedisDown))
 			return
 		}
 		logFailure(errRedisDown, "redis %s: %s", k.endpoint, wording(err))
@@ -380,8 +383,8 @@ func (k *link) receive(s *session, received chan struct{}) {
 	defer recovered("receiving from Redis")
 	for {
 		reply, err := s.answers.ReceiveWithTimeout(pingEvery + k.settings.readTimeout)
-		if s.conn.Err() != nil {
-			s.fail(err)
+		if broken := s.conn.Err(); broken != nil { // even if an answer came: others end it too
+			s.fail(broken)
 			return
 		}
 		l := <-s.sent
@@ -390,9 +393,9 @@ func (k *link) receive(s *session, received chan struct{}) {
 		}
 		s.answered.Add(1)
 		value, err := s.value(l, reply, err)
-		if s.conn.Err() != nil {
-			k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(err)))
-			s.fail(err)
+		if broken := s.conn.Err(); broken != nil {
+			k.land(l, s, "", fmt.Errorf("%w: %s", errRedisDown, wording(broken)))
+			s.fail(broken)
 			return
 		}
 		k.land(l, s, value, err)

@@ -247,15 +247,12 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
 		m.refuse(w, r, key, field, err)
 		return
 	}
-	if m.debugHeaders {
-		w.Header().Set(nodeHeader, route.node.address)
-		w.Header().Set(cacheHeader, how)
-	}
+	a := &attempt{m: m, route: route, found: how, way: m.to(route.node)}
 	if m.service {
-		m.callService(w, r, route)
+		a.debug(w.Header())
+		a.callService(w, r)
 		return
 	}
-	a := &attempt{m: m, route: route, way: m.to(route.node)}
 	if m.rule.queryOnly && !m.debugHeaders && len(r.URL.RawQuery) <= maxShortQuery {
 		m.table.remember(route, m.short, r.URL.RawQuery, a.way)
 	}

@@ -306,6 +306,38 @@ func TestDebugHeadersShowTheNodeAndHowItWasFound(t *testing.T) {
 	}
 }
 
+func TestDebugHeadersShowTheNodeThatTookOver(t *testing.T) {
+	redis := newFakeRedis(t)
+	gone := refused(t)
+	config := testConfig(redis.addr)
+	config.Cache.TTL = "1h" // this Redis does not push
+	config.DebugHeaders = true
+	gateway := testGateway(t, config)
+	for thread, upgrade := range map[string]bool{"1": false, "2": true} {
+		path := "/ws?nodeName=wgamed&platform=dev&threadId=" + thread
+		request := "GET " + path + " HTTP/1.1\r\nHost: game\r\n\r\n"
+		if upgrade {
+			request = handshakeText(path)
+		}
+		redis.hset(wgamedKey, thread, gone)
+		response, _ := get(t, gateway+path)
+		if got := response.Header.Get(nodeHeader); response.StatusCode != 502 || got != gone {
+			t.Fatalf("before: %s, node %q", response.Status, got)
+		}
+		node := testNode(t, "second")
+		redis.hset(wgamedKey, thread, node)
+		_, reader := rawClient(t, gateway, request)
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := strings.Join(response.Header[nodeHeader], " | ") + " " + strings.Join(response.Header[cacheHeader], " | ")
+		if response.StatusCode != 200 || shown != node+" miss" {
+			t.Errorf("got %s, shown %s; want %s miss", response.Status, shown, node)
+		}
+	}
+}
+
 func TestForbiddenTargetsAreRefusedAtTheDial(t *testing.T) {
 	redis := newFakeRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "first"))
@@ -379,6 +411,10 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{func(c *Config) {
 			c.CatchAll = "service"
 			c.WebSocket.CloseOnRouteChange = true
+		}, "websocket: with catchAll: service"},
+		{func(c *Config) {
+			c.CatchAll = "service"
+			c.WebSocket.WaitForEnd = true
 		}, "websocket: with catchAll: service"},
 		{func(c *Config) {
 			c.CatchAll = "service"

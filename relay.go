@@ -37,11 +37,12 @@ const lastWords = 30 * time.Second
 type tunnel struct {
 	client  net.Conn // nil: it has not started
 	node    net.Conn
-	half    atomic.Bool  // one side is done
-	open    atomic.Int32 // directions that go on
-	place   *crowd       // in the census; nil: it has none yet
-	watched *watched     // with websocket.closeOnRouteChange
-	silence *silence     // with websocket.idleTimeout
+	half    atomic.Bool   // one side is done
+	open    atomic.Int32  // directions that go on
+	place   *crowd        // in the census; nil: it has none yet
+	watched *watched      // with websocket.closeOnRouteChange
+	silence *silence      // with websocket.idleTimeout
+	over    chan struct{} // with websocket.waitForEnd; closed when it has ended
 }
 
 // silence is how long a session may be silent, and when it was last known to be
@@ -193,6 +194,9 @@ func ended(t *tunnel) {
 	everybody.leave(t.place)
 	if t.watched != nil {
 		t.watched.table.unwatch(t)
+	}
+	if t.over != nil {
+		close(t.over)
 	}
 }
 

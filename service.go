@@ -28,7 +28,7 @@ func checkCatchAll(config *Config, sessions *sessionSettings) error {
 	if config.ResponseForwarding != nil {
 		return errors.New("responseForwarding: with catchAll: service the router's service forwards, not this plugin: remove it, and give the service a responseForwarding of its own")
 	}
-	if sessions.idleTimeout > 0 || sessions.maxPerNode > 0 || sessions.closeOnRouteChange {
+	if sessions.idleTimeout > 0 || sessions.maxPerNode > 0 || sessions.closeOnRouteChange || sessions.waitForEnd {
 		return errors.New("websocket: with catchAll: service sessions do not go through this plugin: remove it, or use catchAll: builtin")
 	}
 	if config.Fallback {
@@ -40,18 +40,17 @@ func checkCatchAll(config *Config, sessions *sessionSettings) error {
 // callService rewrites a request to its node and has the router's service forward
 // it, which goes by Host. The service learns the node's address, scheme and path
 // prefix included, from nodeHeader too.
-func (m *middleware) callService(w http.ResponseWriter, r *http.Request, route *route) {
-	node := route.node
-	if err := m.nodes.fence.admit(node.dial); err != nil {
-		m.refuse(w, r, route.key, route.field, err)
+func (a *attempt) callService(w http.ResponseWriter, r *http.Request) {
+	node := a.way.node
+	if err := a.m.nodes.fence.admit(node.dial); err != nil {
+		a.refuse(w, r, err)
 		return
 	}
-	to := m.to(node)
-	to.proxy.Director(r)
+	a.way.proxy.Director(r)
 	if node.url.Path != "" {
 		r.RequestURI = r.URL.RequestURI() // Traefik's services go by it
 	}
 	r.Host = node.url.Host
-	r.Header[nodeHeader] = to.header
-	m.next.ServeHTTP(w, r)
+	r.Header[nodeHeader] = a.way.header
+	a.m.next.ServeHTTP(w, r)
 }

@@ -19,6 +19,12 @@ type WebSocketConfig struct {
 	// CloseOnRouteChange closes sessions whose entry in Redis has gone or leads
 	// to another node. Default false: they end when one side ends them.
 	CloseOnRouteChange bool `json:"closeOnRouteChange,omitempty"`
+	// WaitForEnd has a handshake's request last as long as its session, as on a
+	// static route: the access log tells of it when it ends, with its length, and
+	// inFlightReq counts it meanwhile. Each session keeps its request in memory
+	// then, and the goroutine that serves it. Default false: the request is over
+	// when the session starts.
+	WaitForEnd bool `json:"waitForEnd,omitempty"`
 }
 
 // minIdleTimeout keeps sessions from being looked at all the time.
@@ -29,11 +35,12 @@ type sessionSettings struct {
 	idleTimeout        time.Duration // 0: never
 	maxPerNode         int           // 0: no limit
 	closeOnRouteChange bool
+	waitForEnd         bool
 }
 
 // newSessionSettings checks the websocket options. The error names the option.
 func newSessionSettings(config *WebSocketConfig) (*sessionSettings, error) {
-	s := &sessionSettings{maxPerNode: config.MaxPerNode, closeOnRouteChange: config.CloseOnRouteChange}
+	s := &sessionSettings{maxPerNode: config.MaxPerNode, closeOnRouteChange: config.CloseOnRouteChange, waitForEnd: config.WaitForEnd}
 	if err := setDuration(&s.idleTimeout, "websocket.idleTimeout", config.IdleTimeout); err != nil {
 		return nil, err
 	}

@@ -296,6 +296,104 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 	}
 }
 
+// requests are those that a gateway serves.
+type requests struct {
+	handler http.Handler
+	begun   chan context.Context
+	over    chan bool
+}
+
+// ServeHTTP implements http.Handler.
+func (q *requests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q.begun <- r.Context()
+	q.handler.ServeHTTP(w, r)
+	q.over <- true
+}
+
+// counted puts itself between a world's clients and its middleware.
+func (w *sessionWorld) counted() *requests {
+	q := &requests{handler: w.m.handler(), begun: make(chan context.Context, 100), over: make(chan bool, 100)}
+	w.gateway = serveMiddleware(w.t, q)
+	return q
+}
+
+// wantOver waits for the end of a request.
+func (q *requests) wantOver(t *testing.T, what string) {
+	t.Helper()
+	if which, _ := choose(q.over, time.After(fakeRedisPatience)); which == 1 {
+		t.Fatalf("%s: the request goes on", what)
+	}
+}
+
+// However a session ends, its request does when websocket.waitForEnd is set, and no
+// sooner. Its place is free by then.
+func TestARequestLastsAsLongAsItsSession(t *testing.T) {
+	wait := func(c *Config) {
+		c.WebSocket.WaitForEnd = true
+		c.WebSocket.CloseOnRouteChange = true
+		c.WebSocket.MaxPerNode = 1
+	}
+	w := newSessionWorld(t, wait)
+	q := w.counted()
+	for _, path := range []string{"/refuse", "/break", "/reset"} {
+		w.play(path, "1")
+		<-q.begun
+		q.wantOver(t, path)
+	}
+	for _, c := range []struct {
+		name string
+		end  func(p *player)
+	}{
+		{"the client closes", func(p *player) { p.conn.Close() }},
+		{"the client resets", func(p *player) {
+			_ = p.conn.(*net.TCPConn).SetLinger(0)
+			p.conn.Close()
+		}},
+		{"the client is done", func(p *player) { _ = p.conn.(*net.TCPConn).CloseWrite() }},
+		{"the route goes", func(_ *player) {
+			w.redis.del(wgamedKey)
+			w.redis.push(t, wgamedKey)
+		}},
+	} {
+		p := w.play("/ws", "1")
+		p.wantEcho()
+		p.wantEcho()
+		if ctx := <-q.begun; ctx.Err() != nil || len(q.over) > 0 {
+			t.Errorf("%s: the request is over before", c.name)
+		}
+		if full := w.play("/ws", "1"); full.status != 503 {
+			t.Errorf("%s: one too many got %d", c.name, full.status)
+		}
+		<-q.begun
+		q.wantOver(t, "refused")
+		c.end(p)
+		q.wantOver(t, c.name)
+		if n := sessionsOf(w.node); n != 0 {
+			t.Errorf("%s: the request is over, and the node holds %d sessions", c.name, n)
+		}
+	}
+}
+
+func TestASilentSessionEndsItsRequest(t *testing.T) {
+	silent := func(c *Config) {
+		c.WebSocket.WaitForEnd = true
+		c.WebSocket.IdleTimeout = "1s"
+	}
+	w := newSessionWorld(t, silent)
+	q := w.counted()
+	w.play("/ws", "1").wantEcho()
+	q.wantOver(t, "silent")
+}
+
+// By default a request is over when its session has started.
+func TestARequestEndsWhenItsSessionStarts(t *testing.T) {
+	w := newSessionWorld(t, func(c *Config) {})
+	q := w.counted()
+	p := w.play("/ws", "1")
+	q.wantOver(t, "started")
+	p.wantEcho()
+}
+
 // tcpPair is the two ends of a connection.
 func tcpPair(t *testing.T) (net.Conn, net.Conn) {
 	t.Helper()

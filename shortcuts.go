@@ -40,8 +40,8 @@ func (s *shortcuts) remove(query string) {
 	s.mu.Unlock()
 }
 
-// clear removes all.
-func (s *shortcuts) clear() {
+// forget removes all.
+func (s *shortcuts) forget() {
 	s.mu.Lock()
 	s.known = map[string]*way{}
 	s.mu.Unlock()

@@ -121,11 +121,12 @@ type table struct {
 	ctx       context.Context // over when the table is closed
 	end       context.CancelFunc
 
+	mu sync.Mutex // for all that follows
+
 	// epoch grows when what was true may no longer be: a connection comes or
 	// goes, a slot moves, a server was flushed.
 	epoch int64
 
-	mu       sync.Mutex          // for all that follows and for epoch
 	short    map[*shortcuts]bool // of those who use the table
 	routes   *shelf
 	unknown  *shelf // what has no node: kept apart, so that names made up by clients push no route out
@@ -184,7 +185,7 @@ func (t *table) join(ctx context.Context, short *shortcuts) {
 		defer recovered("leaving the routing table")
 		t.mu.Lock()
 		delete(t.short, short)
-		short.clear()
+		short.forget()
 		t.mu.Unlock()
 	}
 	context.AfterFunc(ctx, leave)
@@ -214,7 +215,7 @@ func (t *table) remember(r *route, short *shortcuts, query string, to *way) {
 func (t *table) begin() {
 	t.epoch++
 	for short := range t.short {
-		short.clear()
+		short.forget()
 	}
 }
 

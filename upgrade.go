@@ -34,13 +34,23 @@ type handshake struct {
 	response *http.Response
 }
 
-// upgrade takes a handshake to its node and, where the node agrees, starts a
-// session between the two connections. It returns when the session starts: what
-// is left of the request is two connections and what relays between them. As in
-// nodeFailed a node that cannot be dialed is looked up again, once.
+// upgrade answers a handshake. It returns when the session starts, or ends with
+// websocket.waitForEnd. What the handshake took is garbage by then: a goroutine that
+// waits keeps the request, and nothing of startSession.
+func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+	over := startSession(w, r, a)
+	if over != nil {
+		<-over
+	}
+}
+
+// startSession takes a handshake to its node and, where the node agrees, starts a
+// session between the two connections: what is left of the request is those and
+// what relays between them. As in nodeFailed a node that cannot be dialed is looked
+// up again, once. It returns what the request has to wait for; nil: nothing.
 //
 // What a handshake that succeeds goes through here are functions: see handler.
-func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+func startSession(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	t := &tunnel{}
 	defer abandon(t)
 	shake, err := shakeHands(a, t, w, r)
@@ -57,16 +67,17 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 	}
 	if err != nil {
 		a.refuse(w, r, nodeError(err, a.way.node))
-		return
+		return nil
 	}
+	a.debug(shake.response.Header)
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
-		shake.decline(w, r, a.m.nodes.flush)
-		return
+		shake.decline(w, r, a.m.nodes)
+		return nil
 	}
 	client, err := switchTo(shake, w)
 	if err != nil {
 		logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
-		return
+		return nil
 	}
 	t.client = client
 	t.node = shake.conn
@@ -77,7 +88,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
 	if a.m.sessions.closeOnRouteChange {
 		a.watch(t, r)
 	}
+	if a.m.sessions.waitForEnd {
+		t.over = make(chan struct{})
+	}
 	relay(t)
+	return t.over
 }
 
 // watch has a session end when its route does.
@@ -259,15 +274,38 @@ type answered struct{ response *http.Response }
 // RoundTrip implements http.RoundTripper.
 func (a *answered) RoundTrip(_ *http.Request) (*http.Response, error) { return a.response, nil }
 
-// decline passes an answer on that is no agreement, whole and as it comes: a proxy
-// of the standard library does, which is handed the answer.
-func (s *handshake) decline(w http.ResponseWriter, r *http.Request, flush time.Duration) {
+// declined is the body of an answer that is no agreement, for as long as its client
+// is there. What a proxy's transport would say of one that has gone is said here, or
+// the proxy would write to Traefik's log.
+type declined struct {
+	io.ReadCloser
+	client context.Context
+}
+
+// Read implements io.Reader.
+func (d *declined) Read(p []byte) (int, error) {
+	n, err := d.ReadCloser.Read(p)
+	if err != nil && d.client.Err() != nil {
+		err = context.Canceled
+	}
+	return n, err
+}
+
+// decline passes an answer on that is no agreement, whole and as it comes, for as
+// long as the client is there: a proxy of the standard library does, which is
+// handed the answer.
+func (s *handshake) decline(w http.ResponseWriter, r *http.Request, nodes *forwarder) {
 	defer s.conn.Close()
+	giveUp := func() { s.conn.Close() }
+	stop := context.AfterFunc(r.Context(), giveUp)
+	defer stop()
 	// Yaegi: a value of our own goes into a compiled struct's field by way of a
 	// variable of the field's type.
+	var body io.ReadCloser = &declined{ReadCloser: s.response.Body, client: r.Context()}
+	s.response.Body = body
 	var transport http.RoundTripper = &answered{s.response}
 	unchanged := func(_ *http.Request) {}
-	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: flush}
+	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: nodes.flush, BufferPool: pooled}
 	proxy.ServeHTTP(w, r)
 }
 

@@ -194,6 +194,24 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 	}
 }
 
+func TestADeclinedAnswerEndsWithItsClient(t *testing.T) {
+	ended := make(chan error, 1)
+	begin := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\nbanned until")
+		_, err := io.Copy(io.Discard, reader)
+		ended <- err
+	}
+	gateway := sessionGateway(t, rawNode(t, begin))
+	client, reader := rawClient(t, gateway, handshakeText(wgamed))
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 403 {
+		t.Fatalf("got %v, %v", response, err)
+	}
+	client.Close()
+	if err := <-ended; isTimeout(err) {
+		t.Error("the node goes on answering a client that has gone")
+	}
+}
+
 func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	echo := func(conn net.Conn, reader *bufio.Reader, _ string) {
 		_, _ = io.WriteString(conn, switching)

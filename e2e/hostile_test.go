@@ -421,7 +421,8 @@ func kindOf(node string) string {
 	return "from a node"
 }
 
-// ownAnswers is the table of answers.
+// ownAnswers is the table of answers, but for node-full: no middleware here has
+// websocket.maxPerNode.
 var ownAnswers = map[string]int{
 	"bad-request": 400, "unknown-node": 404, "bad-target": 502, "node-down": 502, "node-timeout": 504, "redis-down": 503,
 }
@@ -430,7 +431,9 @@ var ownAnswers = map[string]int{
 func explain(resp *http.Response, body string, cut error, a attack) (string, bool) {
 	node := resp.Header.Get("X-Node")
 	if node != "" {
-		gone := a.end == halfCloses // to net/http a client that has gone, so its request is ended
+		// A client that says that it is done has gone to net/http, and with it its
+		// request, on a static route too: see "done within an answer" in differential.
+		gone := a.end == halfCloses
 		return fmt.Sprint(resp.StatusCode, " ", kindOf(node)), node != "smuggled" && (cut == nil || node == "raw" || gone)
 	}
 	reason, _, _ := strings.Cut(body, ":")
@@ -451,7 +454,7 @@ func explain(resp *http.Response, body string, cut error, a attack) (string, boo
 	case 404: // no such router
 		return whose, body == "404 page not found\n" || body == ""
 	case 499: // the client has gone
-		return whose, body == "" || body == "Client Closed Request"
+		return whose, body == "Client Closed Request"
 	case 500, 502: // the fallback's service, to a body that cannot be read; a panic's answer ends with a new line
 		return whose, strings.Contains(a.text, "/fallback") && body == text
 	}

@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"io"
+	"net"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +94,34 @@ func TestFailuresDoNotFloodTheLog(t *testing.T) {
 	}
 	if total := strings.Count(own.Log(), "\n"); total > 100 {
 		t.Errorf("the log has %d lines", total)
+	}
+}
+
+// A client that does not wait for the rest of an answer is no failure, so nothing
+// is said of it, not even at DEBUG.
+func TestClientsThatLeaveAreNotLogged(t *testing.T) {
+	accesses := filepath.Join(t.TempDir(), "access.log")
+	own := start(t, stack.TraefikOptions{Dynamic: stack.Game(redisAt(redis)).YAML(), LogLevel: "DEBUG", AccessLog: accesses})
+	slow := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\nthe start")
+		_, _ = io.Copy(io.Discard, c)
+	})))
+	target := "/ws" + place(t, slow.Addr())
+	for what, request := range map[string][]string{"plain": {"GET " + target + " HTTP/1.1", "Host: game"}, "upgrade": handshake(target)} {
+		before := len(accessLog(t, accesses))
+		c, err := net.Dial("tcp", own.Addr())
+		must(t, err)
+		_, err = io.WriteString(c, strings.Join(request, "\r\n")+"\r\n\r\n")
+		must(t, err)
+		_, err = c.Read(make([]byte, 1))
+		must(t, err)
+		must(t, c.Close())
+		eventually(t, "the request is over", func() bool {
+			return slices.ContainsFunc(accessLog(t, accesses)[before:], func(line map[string]any) bool { return line["RouterName"] == "game@file" })
+		})
+		if at := strings.Index(own.Log(), "httputil: "); at >= 0 {
+			t.Errorf("%s: the log says %.200s", what, own.Log()[at:])
+		}
 	}
 }
 

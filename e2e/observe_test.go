@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -246,5 +247,45 @@ func TestDebugHeaders(t *testing.T) {
 	}
 	for _, request := range n.Requests() {
 		wantNoForgery(t, "the node", request.Header)
+	}
+}
+
+// They are on the answer that counts, whoever gives it, and not on the informational
+// ones before.
+func TestDebugHeadersAfterInformationalAnswers(t *testing.T) {
+	const hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+	path := route(t, stack.Options{"debugHeaders": true})
+	for what, c := range map[string]struct {
+		answer  string
+		upgrade bool
+		status  int
+	}{
+		"plain":    {answer: "HTTP/1.1 200 OK\r\nX-Dynamicforward-Node: the node's own\r\nContent-Length: 0\r\n\r\n", status: 200},
+		"cut":      {answer: "", status: 502},
+		"session":  {answer: "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", upgrade: true, status: 101},
+		"declined": {answer: "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", upgrade: true, status: 403},
+	} {
+		for informational := range 3 {
+			n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(func(conn net.Conn) {
+				_, _ = io.WriteString(conn, strings.Repeat(hints, informational)+c.answer)
+			})))
+			target := path + place(t, n.Addr())
+			request := []string{"GET " + target + " HTTP/1.1", "Host: game"}
+			if c.upgrade {
+				request = handshake(target)
+			}
+			conn := dial(t)
+			conn.send(t, request...)
+			for range informational {
+				if resp := conn.head(t); resp.StatusCode != 103 || resp.Header.Get("X-Dynamicforward-Node") != "" {
+					t.Errorf("%s: before the answer came %s with %v", what, resp.Status, resp.Header)
+				}
+			}
+			resp := conn.head(t)
+			got := fmt.Sprint(resp.StatusCode, resp.Header.Values("X-Dynamicforward-Node"), resp.Header.Values("X-Dynamicforward-Cache"))
+			if want := fmt.Sprint(c.status, []string{n.Addr()}, []string{"miss"}); got != want {
+				t.Errorf("%s after %d informational answers: got %s; want %s", what, informational, got, want)
+			}
+		}
 	}
 }

@@ -132,7 +132,7 @@ func must(t *testing.T, err error) {
 // exchange plays a shape through one of the Traefiks.
 func (l *laboratory) exchange(t *testing.T, through *stack.Traefik, s shape) outcomes {
 	t.Helper()
-	x := &exchange{shape: s, cue: make(chan struct{}, 1)}
+	x := &exchange{shape: s, cue: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
 	l.current.Store(x)
 	conn, err := net.Dial("tcp", through.Addr())
 	must(t, err)
@@ -154,6 +154,7 @@ func (l *laboratory) exchange(t *testing.T, through *stack.Traefik, s shape) out
 type exchange struct {
 	shape shape
 	cue   chan struct{} // see caller.cue
+	heard chan struct{} // see server.cue
 
 	mu   sync.Mutex
 	seen strings.Builder
@@ -232,6 +233,15 @@ func (c *caller) isDone() { _ = c.Conn.(*net.TCPConn).CloseWrite() }
 // cue tells a node that waits for it to go on.
 func (c *caller) cue() { c.x.cue <- struct{}{} }
 
+// await waits for the node's cue.
+func (c *caller) await() {
+	select {
+	case <-c.x.heard:
+	case <-time.After(patience):
+		c.note("waited in vain for the node")
+	}
+}
+
 // again asks Traefik itself on the same connection, to see whether it was kept.
 func (c *caller) again() {
 	c.say("GET /.generation HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -295,6 +305,9 @@ func (s *server) await() {
 		s.note("waited in vain for the client")
 	}
 }
+
+// cue tells a client that waits for it to go on.
+func (s *server) cue() { s.x.heard <- struct{}{} }
 
 // message is a request or a response as it is on the wire.
 type message struct {

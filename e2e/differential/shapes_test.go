@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 )
@@ -160,6 +161,14 @@ var shapes = []shape{
 	{name: "does not speak HTTP", client: ask(get()), node: saysAndCloses("SSH-2.0-node\r\n"), differs: ownAnswers},
 	{name: "101 unasked", client: ask(get()), node: saysAndCloses(switched("websocket")), differs: ownAnswers},
 
+	// Clients that say that they are done, and listen. net/http takes them for ones that have gone.
+	{name: "done before the answer", client: doneBeforeTheAnswer(get()), node: answersNobody("")},
+	{name: "done within an answer", client: doneWithinTheAnswer(get()), node: answersNobody("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nthe start\n")},
+	{name: "done within an answer in chunks", client: doneWithinTheAnswer(get()), node: answersNobody("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nthe start\n\r\n")},
+	{name: "done within the answer to a POST", client: doneWithinTheAnswer(post("hello")), node: answersNobody("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nthe start\n")},
+	{name: "done before the answer to a handshake", client: doneBeforeTheAnswer(handshake()), node: answersNobody("")},
+	{name: "done while a handshake is declined", client: doneWithinTheAnswer(handshake()), node: answersNobody("HTTP/1.1 403 Forbidden\r\nContent-Length: 20\r\n\r\nthe start\n")},
+
 	// Upgrades.
 	{name: "upgrade", client: upgrades(handshake()), node: echoes(switched("websocket"))},
 	{name: "upgrade with a subprotocol", client: upgrades(handshake("Sec-WebSocket-Protocol: chat, superchat", "Origin: http://game.example")), node: echoes(switched("websocket", "Sec-WebSocket-Protocol: chat"))},
@@ -302,6 +311,30 @@ func cutShort(request string) func(*caller) {
 	}
 }
 
+// doneBeforeTheAnswer says that it is done when the node has the request.
+func doneBeforeTheAnswer(request string) func(*caller) {
+	return func(c *caller) {
+		c.say(request)
+		c.await()
+		c.isDone()
+		c.hear("GET")
+	}
+}
+
+// doneWithinTheAnswer says that it is done when the answer has begun.
+func doneWithinTheAnswer(request string) func(*caller) {
+	return func(c *caller) {
+		c.say(request)
+		if c.hearHead() == nil {
+			return
+		}
+		start, err := c.in.ReadString('\n')
+		c.note("the answer begins with %q %s", start, fate(err))
+		c.isDone()
+		c.hearEnd()
+	}
+}
+
 // inTurn sends each request when the one before is answered.
 func inTurn(requests ...string) func(*caller) {
 	return func(c *caller) {
@@ -436,6 +469,21 @@ func saysAndCloses(answer string) func(*server) {
 	return func(s *server) {
 		s.hear()
 		s.say(answer)
+	}
+}
+
+// answersNobody begins an answer and goes on with it when the connection ends,
+// which the request's end makes it do.
+func answersNobody(start string) func(*server) {
+	return func(s *server) {
+		if !s.hear() {
+			return
+		}
+		s.say(start)
+		s.cue()
+		_, err := io.Copy(io.Discard, s.in)
+		s.note("the request ends: %t", fate(err) != "time-out")
+		s.say("the rest, ")
 	}
 }
 
