@@ -80,6 +80,7 @@ func relayAll() {
 	defer recovered("starting sessions")
 	for {
 		t := <-tunnels
+		stormed.add()
 		if t.silence != nil {
 			go pumpUntilSilent(t, t.node, t.client)
 			go pumpUntilSilent(t, t.client, t.node)

@@ -1,0 +1,63 @@
+package dynamicforward
+
+import (
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// What handshakes throw away is several times what their sessions keep, and Go
+// holds on to it: after a storm of log-ins Traefik stays as large as it was during
+// it, about twice what lives, for as long as the sessions do. So when a storm is
+// over the memory goes back to the operating system, once, by a garbage collection
+// such as the runtime makes every two minutes anyway.
+const (
+	// stormSize is how many sessions have to have begun for it to be worth it.
+	stormSize = 1000
+	// calmAfter is how often it is looked at whether a storm is over, and
+	// calmCount how many sessions may begin in that time when it is.
+	calmAfter = 10 * time.Second
+	calmCount = 100
+)
+
+// leftovers counts the sessions whose handshakes' garbage has not been given back.
+type leftovers struct {
+	every time.Duration // calmAfter
+	free  func()        // debug.FreeOSMemory
+
+	begun   atomic.Int64
+	looking atomic.Bool
+}
+
+// stormed is this Traefik's.
+var stormed = &leftovers{every: calmAfter, free: debug.FreeOSMemory}
+
+// add counts a session.
+func (l *leftovers) add() {
+	l.begun.Add(1)
+	if !l.looking.Swap(true) {
+		l.lookLater(0)
+	}
+}
+
+// lookLater looks after a while whether the storm is over that had so many sessions
+// before.
+func (l *leftovers) lookLater(before int64) {
+	look := func() { l.look(before) }
+	time.AfterFunc(l.every, look)
+}
+
+// look gives the memory back if a storm is over, and goes on looking if one is not.
+func (l *leftovers) look(before int64) {
+	defer recovered("giving memory back")
+	now := l.begun.Load()
+	if now-before > calmCount {
+		l.lookLater(now)
+		return
+	}
+	if now >= stormSize {
+		l.begun.Add(-now)
+		l.free()
+	}
+	l.looking.Store(false)
+}

@@ -1,0 +1,51 @@
+package dynamicforward
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// testLeftovers returns leftovers that nobody looks at, and how often memory was
+// given back.
+func testLeftovers() (*leftovers, *atomic.Int64) {
+	freed := &atomic.Int64{}
+	l := &leftovers{every: time.Hour, free: func() { freed.Add(1) }}
+	l.looking.Store(true)
+	return l, freed
+}
+
+func TestMemoryIsGivenBackWhenAStormIsOver(t *testing.T) {
+	l, freed := testLeftovers()
+	l.begun.Store(stormSize)
+	l.look(0)
+	if freed.Load() != 0 || !l.looking.Load() {
+		t.Error("given back in the storm, or nobody looks any more")
+	}
+	l.begun.Add(calmCount)
+	l.look(stormSize)
+	if freed.Load() != 1 || l.begun.Load() != 0 || l.looking.Load() {
+		t.Errorf("given back %d times, %d left, want 1 and 0", freed.Load(), l.begun.Load())
+	}
+}
+
+func TestAFewSessionsGiveNothingBack(t *testing.T) {
+	l, freed := testLeftovers()
+	l.begun.Store(calmCount)
+	l.look(0)
+	if freed.Load() != 0 || l.begun.Load() != calmCount || l.looking.Load() {
+		t.Errorf("given back %d times, %d counted; want none, and to count on", freed.Load(), l.begun.Load())
+	}
+}
+
+func TestSessionsAreLookedAtUntilTheStormIsOver(t *testing.T) {
+	freed := &atomic.Int64{}
+	l := &leftovers{every: time.Millisecond, free: func() { freed.Add(1) }}
+	for storm := int64(1); storm <= 2; storm++ {
+		for i := 0; i < stormSize; i++ {
+			l.add()
+		}
+		over := func() bool { l.add(); return freed.Load() >= storm && l.begun.Load() < stormSize }
+		waitFor(t, "the end of the storm", over)
+	}
+}
