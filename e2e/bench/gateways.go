@@ -11,9 +11,13 @@ import (
 
 // gateway is one way from a client to the same node.
 type gateway struct {
+	key              string // in the names of figures
 	name, addr, path string
 	pids             func() []int
 }
+
+// String implements fmt.Stringer.
+func (w gateway) String() string { return w.name }
 
 // target is what to ask the gateway for.
 func (w gateway) target() string { return w.path + "?nodeName=n1&threadId=1&platform=dev" }
@@ -23,13 +27,13 @@ func (w gateway) target() string { return w.path + "?nodeName=n1&threadId=1&plat
 func (g *ground) gateways() []gateway {
 	traefik := func() []int { return []int{g.traefik.Pid()} }
 	all := []gateway{
-		{"static Traefik route", g.traefik.Addr(), "/static", traefik},
-		{"plugin", g.traefik.Addr(), "/ws", traefik},
+		{"static", "static Traefik route", g.traefik.Addr(), "/static", traefik},
+		{"plugin", "plugin", g.traefik.Addr(), "/ws", traefik},
 	}
 	if g.openResty != nil {
 		all = append(all,
-			gateway{"OpenResty as it was", g.openResty.Addr(), "/ws", g.openResty.Pids},
-			gateway{"OpenResty, connections kept", g.openResty.Addr(), "/kept", g.openResty.Pids})
+			gateway{"openresty", "OpenResty as it was", g.openResty.Addr(), "/ws", g.openResty.Pids},
+			gateway{"kept", "OpenResty, connections kept", g.openResty.Addr(), "/kept", g.openResty.Pids})
 	}
 	return all
 }
@@ -86,8 +90,8 @@ func contest(rounds int, all []gateway, round func(w gateway) (score, error)) (m
 	return scores, nil
 }
 
-// of returns a value of each round.
-func of[T any](scores []score, value func(score) T) (values []T) {
+// of returns a value of each round, or of each gateway.
+func of[S, T any](scores []S, value func(S) T) (values []T) {
 	for _, s := range scores {
 		values = append(values, value(s))
 	}
@@ -97,8 +101,9 @@ func of[T any](scores []score, value func(score) T) (values []T) {
 func perSecond(s score) float64     { return s.perSecond }
 func cpuEach(s score) time.Duration { return s.cpu }
 
-// results adds a row for each gateway: medians, and their ratios to the first.
-func (r *report) results(label string, all []gateway, scores map[string][]score) {
+// results adds a row for each gateway: medians, and their ratios to the first. The
+// figures of what go under its name.
+func (r *report) results(what, label string, all []gateway, scores map[string][]score) {
 	first := scores[all[0].name]
 	for _, w := range all {
 		mine := scores[w.name]
@@ -109,6 +114,8 @@ func (r *report) results(label string, all []gateway, scores map[string][]score)
 		if p50 := median(of(mine, func(s score) time.Duration { return s.p50 })); p50 > 0 {
 			cells = append(cells, ms(p50), ms(median(of(mine, func(s score) time.Duration { return s.p99 }))))
 		}
+		r.figure(what+"."+w.key+".rate", median(of(mine, perSecond)), "1/s")
+		r.figure(what+"."+w.key+".cpu", float64(median(of(mine, cpuEach)))/float64(time.Microsecond), "µs")
 		r.row(append(cells, ratesOf(of(mine, perSecond)))...)
 	}
 }

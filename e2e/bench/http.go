@@ -16,6 +16,7 @@ func measureHTTP(g *ground, s settings, out string) error {
 	r.line("Requests to one node for one route that is known, %d rounds in turns of %d s, medians. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate.", s.rounds, s.seconds)
 	r.head(heads("clients", "requests", "p50", "p99")...)
 	all := g.gateways()
+	var groups []group
 	for _, clients := range s.clients {
 		scores, err := contest(s.rounds, all, func(w gateway) (score, error) {
 			var p50, p99 time.Duration
@@ -29,7 +30,12 @@ func measureHTTP(g *ground, s settings, out string) error {
 		if err != nil {
 			return err
 		}
-		r.results(strconv.Itoa(clients), all, scores)
+		r.results(fmt.Sprintf("http.%d", clients), strconv.Itoa(clients), all, scores)
+		groups = append(groups, group{fmt.Sprintf("%d clients", clients), of(all, func(w gateway) float64 { return median(of(scores[w.name], perSecond)) })})
+		r.figure("http.plugin.cpu", float64(median(of(scores["plugin"], cpuEach)))/float64(time.Microsecond), "µs")
+	}
+	if err := r.bars("http.svg", "Plain requests", "requests a second", of(all, gateway.String), groups); err != nil {
+		return err
 	}
 	return r.write(out, "http.md")
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -39,10 +40,10 @@ func main() {
 	stack.ServeFastNode()
 	stack.ServeEchoNode()
 	quick := flag.Bool("quick", false, "measure a little, to see that it works")
-	only := flag.String("only", "", "measure one part: table, http or sessions (default all)")
+	only := flag.String("only", "", "measure one part: table, http, sessions or prices (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
-	s := settings{rounds: 5, seconds: 5, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
+	s := settings{rounds: 5, seconds: 3, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
 		clients: []int{8, 32, 128}, sessions: []int{1000, 3000, 9000}}
 	if *quick {
 		s = settings{rounds: 2, seconds: 1, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, sessions: []int{200}}
@@ -57,7 +58,7 @@ func main() {
 var parts = []struct {
 	name    string
 	measure func(g *ground, s settings, out string) error
-}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}}
+}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}, {"prices", measurePrices}}
 
 func run(s settings, only, out string) error {
 	if out == "" {
@@ -96,7 +97,7 @@ func measureAll(g *ground, s settings, only, out string) error {
 		}
 	}
 	if !done {
-		return fmt.Errorf("-only %s: there is no such part: use table, http or sessions", only)
+		return fmt.Errorf("-only %s: there is no such part: use table, http, sessions or prices", only)
 	}
 	return nil
 }
@@ -125,7 +126,7 @@ func newGround() (*ground, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGroundAt(node)
+	g, err := newGroundAt(node, plain)
 	if err == nil {
 		err = g.startOpenResty()
 	}
@@ -135,9 +136,15 @@ func newGround() (*ground, error) {
 	return g, err
 }
 
-// newGroundTo stands on a node that is there and stays.
-func newGroundTo(addr string) (*ground, error) {
-	g, err := newGroundAt(standing(addr))
+// newGroundTo stands on a node that is there and stays, at the route n1.
+func newGroundTo(addr string, v variant) (*ground, error) {
+	g, err := newGroundAt(standing(addr), v)
+	if err == nil {
+		err = g.startOpenResty()
+	}
+	if err == nil {
+		err = g.put("n1", addr)
+	}
 	if err != nil {
 		g.stop()
 	}
@@ -151,7 +158,7 @@ func (s standing) Addr() string { return string(s) }
 func (s standing) What() string { return "an echo in a process of its own" }
 func (s standing) Stop()        {}
 
-func newGroundAt(node place) (g *ground, err error) {
+func newGroundAt(node place, v variant) (g *ground, err error) {
 	g = &ground{node: node}
 	if g.load, err = newGenerator(); err != nil {
 		return g, err
@@ -159,15 +166,21 @@ func newGroundAt(node place) (g *ground, err error) {
 	if g.redis, err = stack.StartRedis(stack.RedisOptions{}); err != nil {
 		return g, err
 	}
-	conf := stack.Game(stack.Options{
+	options := stack.Options{
 		"redis": stack.Options{"endpoints": []string{g.redis.Addr()}},
 		"cache": stack.Options{"maxEntries": 200_000}, // room for all routes of all measurements
-	})
+	}
+	maps.Copy(options, v.options)
+	conf := stack.Game(options)
 	conf.Routers["static"] = stack.Router{Rule: "Path(`/static`)", Service: "static"}
 	conf.Services = map[string]any{"static": map[string]any{
 		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + g.node.Addr()}}},
 	}}
-	g.traefik, err = stack.StartTraefik(stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL", Debug: true})
+	traefik := stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL", Debug: true}
+	if v.accessLog {
+		traefik.AccessLog = os.DevNull
+	}
+	g.traefik, err = stack.StartTraefik(traefik)
 	return g, err
 }
 

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,8 +14,27 @@ import (
 	"time"
 )
 
-// report is a page of Markdown, printed while it grows.
-type report struct{ text strings.Builder }
+// report is a page of Markdown, printed while it grows, with what is drawn beside
+// it and its figures for other programs.
+type report struct {
+	text    strings.Builder
+	figures map[string]figure
+	plots   map[string][]byte // by the name of the file
+}
+
+// figure is a median in figures.json.
+type figure struct {
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+}
+
+// figuresFile is where the figures of all pages stand together, by name.
+const figuresFile = "figures.json"
+
+// figure adds a median for other programs, such as the capacity page.
+func (r *report) figure(name string, value float64, unit string) {
+	r.figures[name] = figure{Value: math.Round(value*1000) / 1000, Unit: unit}
+}
 
 func (r *report) line(format string, args ...any) {
 	line := fmt.Sprintf(format, args...) + "\n"
@@ -30,7 +54,7 @@ func (r *report) head(cells ...string) {
 
 // page begins a page.
 func (g *ground) page(title string) *report {
-	r := &report{}
+	r := &report{figures: map[string]figure{}, plots: map[string][]byte{}}
 	r.line("# %s", title)
 	r.line("")
 	r.line("%s: %s. Made by `cd e2e && go run ./bench`.", time.Now().UTC().Format("2006-01-02"), g.machine())
@@ -38,11 +62,32 @@ func (g *ground) page(title string) *report {
 	return r
 }
 
+// write writes the page and what belongs to it. Figures of other pages stay.
 func (r *report) write(dir, name string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, name), []byte(r.text.String()), 0o644)
+	all := map[string]figure{}
+	known, err := os.ReadFile(filepath.Join(dir, figuresFile))
+	if err == nil {
+		err = json.Unmarshal(known, &all)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", figuresFile, err)
+	}
+	maps.Copy(all, r.figures)
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{figuresFile: append(text, '\n'), name: []byte(r.text.String())}
+	maps.Copy(files, r.plots)
+	for file, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, file), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // quantile returns the value below which the share q of the values lies.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,17 +24,11 @@ func measureSessions(_ *ground, s settings, out string) error {
 		return err
 	}
 	defer node.Stop()
-	g, err := newGroundTo(node.Addr())
+	g, err := newGroundTo(node.Addr(), plain)
 	if err != nil {
 		return err
 	}
 	defer g.stop()
-	if err := g.startOpenResty(); err != nil {
-		return err
-	}
-	if err := g.put("n1", node.Addr()); err != nil {
-		return err
-	}
 	r := g.page("Sessions, measured")
 	for _, measure := range []func(*ground, settings, *report) error{handshakes, messages, memory} {
 		if err := measure(g, s, r); err != nil {
@@ -53,23 +48,26 @@ func handshakes(g *ground, s settings, r *report) error {
 	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause; %d rounds in turns of %d s, medians.", handshakers, s.rounds, s.seconds)
 	r.head(heads("clients", "handshakes")...)
 	all := g.gateways()
-	scores, err := contest(s.rounds, all, func(w gateway) (score, error) {
-		return scored(w, func() (int, time.Duration, error) {
-			return repeat(handshakers, s.seconds, func(int) error {
-				c, err := begin(w)
-				if err == nil {
-					_ = c.SetLinger(0)
-					c.Close()
-				}
-				return err
-			})
-		})
-	})
+	scores, err := contest(s.rounds, all, func(w gateway) (score, error) { return handshake(w, s.seconds) })
 	if err != nil {
 		return err
 	}
-	r.results(strconv.Itoa(handshakers), all, scores)
+	r.results("handshake", strconv.Itoa(handshakers), all, scores)
 	return nil
+}
+
+// handshake has clients begin sessions for so many seconds.
+func handshake(w gateway, seconds int) (score, error) {
+	return scored(w, func() (int, time.Duration, error) {
+		return repeat(handshakers, seconds, func(int) error {
+			c, err := begin(w)
+			if err == nil {
+				_ = c.SetLinger(0)
+				c.Close()
+			}
+			return err
+		})
+	})
 }
 
 const talkers = 64
@@ -79,10 +77,10 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Messages")
 	r.line("")
-	r.line("%d sessions; in each a message goes to the node and back, then the next; %d rounds in turns of %d s, medians.", talkers, s.rounds, s.seconds)
+	r.line("%d sessions; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %d rounds in turns of %d s, medians.", talkers, s.rounds, s.seconds)
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
-	for _, size := range []int{128, 16 << 10} {
+	for _, size := range []int{128, 16 << 10, bulk} {
 		scores, err := contest(s.rounds, all, func(w gateway) (score, error) {
 			sessions, end, err := openAll(w, talkers)
 			defer end()
@@ -97,7 +95,7 @@ func messages(g *ground, s settings, r *report) error {
 		if err != nil {
 			return err
 		}
-		r.results(strconv.Itoa(size), all, scores)
+		r.results(fmt.Sprintf("message.%d", size), strconv.Itoa(size), all, scores)
 	}
 	return nil
 }
@@ -107,41 +105,57 @@ func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, a garbage collection later and when it does not change any more. nginx does not collect.")
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Nobody asks Traefik to collect its garbage.")
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n))
 	}
 	r.head(columns...)
-	for _, w := range g.gateways() {
+	all := g.gateways()
+	groups := make([]group, len(s.sessions))
+	for _, w := range all {
 		cells := []string{w.name}
-		for _, n := range s.sessions {
-			after, settled, err := idle(g.node.Addr(), w.name, n)
+		for i, n := range s.sessions {
+			m, err := idle(g.node.Addr(), plain, w.name, n)
 			if err != nil {
 				return err
 			}
-			cells = append(cells, kB(after), kB(settled))
+			cells = append(cells, kB(m.after), kB(m.settled))
+			groups[i].label = fmt.Sprintf("%d sessions", n)
+			groups[i].values = append(groups[i].values, m.settled/1024)
+			m.figures(r, w)
 		}
 		r.row(cells...)
 	}
-	return nil
+	return r.bars("sessions.svg", "Memory of an idle session, settled", "kB resident", of(all, gateway.String), groups)
 }
 
 func kB(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1024) }
 
+// residence is what a gateway had resident, in bytes: without a session, and for
+// each session after their handshakes and settled.
+type residence struct{ none, after, settled float64 }
+
+// figures adds the figures of a gateway's sessions; those of the most sessions stay.
+func (m residence) figures(r *report, w gateway) {
+	key := w.key
+	if key == "openresty" {
+		key = "nginx"
+	}
+	r.figure("session."+key+".after", m.after/1024, "kB")
+	r.figure("session."+key+".settled", m.settled/1024, "kB")
+	if key == "plugin" {
+		r.figure("traefik.resident", m.none/(1<<20), "MB")
+	}
+}
+
 // idle measures a gateway of that name, started anew.
-func idle(node, name string, sessions int) (after, settled float64, err error) {
-	g, err := newGroundTo(node)
+func idle(node string, v variant, name string, sessions int) (m residence, err error) {
+	g, err := newGroundTo(node, v)
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	defer g.stop()
-	if err := g.startOpenResty(); err != nil {
-		return 0, 0, err
-	}
-	if err := g.put("n1", node); err != nil {
-		return 0, 0, err
-	}
 	for _, w := range g.gateways() {
 		if w.name != name {
 			continue
@@ -149,37 +163,42 @@ func idle(node, name string, sessions int) (after, settled float64, err error) {
 		_, end, err := openAll(w, 50) // what only the first sessions cost
 		end()
 		if err != nil {
-			return 0, 0, err
+			return m, err
 		}
-		none, err := g.settle(w)
+		none, err := g.settle(w, true)
 		if err != nil {
-			return 0, 0, err
+			return m, err
 		}
 		_, end, err = openAll(w, sessions)
 		defer end()
 		if err != nil {
-			return 0, 0, err
+			return m, err
 		}
 		now, err := stack.Resident(w.pids()...)
 		if err != nil {
-			return 0, 0, err
+			return m, err
 		}
-		then, err := g.settle(w)
-		return float64(now-none) / float64(sessions), float64(then-none) / float64(sessions), err
+		then, err := g.settle(w, false)
+		return residence{float64(none), float64(now-none) / float64(sessions), float64(then-none) / float64(sessions)}, err
 	}
-	return 0, 0, errors.New("no gateway " + name)
+	return m, errors.New("no gateway " + name)
 }
 
-// settle collects Traefik's garbage and waits until a gateway's memory has not
-// changed by a hundredth for five seconds.
-func (g *ground) settle(w gateway) (int, error) {
+// settle waits until a gateway's memory has not changed by a hundredth for a while,
+// two minutes at most. collect has Traefik collect its garbage first.
+func (g *ground) settle(w gateway, collect bool) (int, error) {
+	quiet := 5 * time.Second
 	if w.addr == g.traefik.Addr() {
-		if _, err := g.traefik.LiveHeap(); err != nil {
-			return 0, err
+		if collect {
+			if _, err := g.traefik.LiveHeap(); err != nil {
+				return 0, err
+			}
+		} else {
+			quiet = 25 * time.Second
 		}
 	}
 	last, since := 0, time.Now()
-	for range 120 {
+	for range 240 {
 		now, err := stack.Resident(w.pids()...)
 		if err != nil {
 			return 0, err
@@ -187,7 +206,7 @@ func (g *ground) settle(w gateway) (int, error) {
 		if diff := now - last; diff > last/100 || -diff > last/100 {
 			last, since = now, time.Now()
 		}
-		if time.Since(since) > 5*time.Second {
+		if time.Since(since) > quiet {
 			return now, nil
 		}
 		time.Sleep(500 * time.Millisecond)
@@ -280,11 +299,23 @@ func begin(w gateway) (*net.TCPConn, error) {
 	return c, nil
 }
 
-// bounce sends a message and waits for it to come back.
+// bulk is a message that fills every buffer on its way, in bytes.
+const bulk = 1 << 20
+
+// bounce sends a message and waits for it to come back. It writes and reads at the
+// same time: the echo does not wait for the end of what it gets.
 func bounce(c net.Conn, message []byte) error {
-	if _, err := c.Write(message); err != nil {
-		return err
+	written := make(chan error, 1)
+	if len(message) < bulk {
+		_, err := c.Write(message)
+		written <- err
+	} else {
+		sent := bytes.Clone(message)
+		go func() {
+			_, err := c.Write(sent)
+			written <- err
+		}()
 	}
 	_, err := io.ReadFull(c, message)
-	return err
+	return errors.Join(err, <-written)
 }

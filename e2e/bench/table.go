@@ -104,6 +104,7 @@ func coldLookups(g *ground, s settings, r *report) error {
 	}
 	r.line("")
 	r.line("The look-up costs %s (difference of the medians).", ms(median(cold)-median(warm)))
+	r.figure("lookup.cold", float64(median(cold)-median(warm))/float64(time.Millisecond), "ms")
 	return nil
 }
 

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/lifesix/dynamicforward/e2e/stack"
+)
+
+// variant is a way to configure the plugin.
+type variant struct {
+	name      string
+	options   stack.Options
+	accessLog bool
+}
+
+// plain has every option at its default.
+var plain = variant{name: "none"}
+
+// variants each have one option on, the first none.
+var variants = []variant{
+	plain,
+	{name: "`websocket.idleTimeout: 60s`", options: stack.Options{"websocket": stack.Options{"idleTimeout": "60s"}}},
+	{name: "`websocket.maxPerNode: 1000000`", options: stack.Options{"websocket": stack.Options{"maxPerNode": 1_000_000}}},
+	{name: "`websocket.closeOnRouteChange: true`", options: stack.Options{"websocket": stack.Options{"closeOnRouteChange": true}}},
+	{name: "`websocket.waitForEnd: true`", options: stack.Options{"websocket": stack.Options{"waitForEnd": true}}},
+	{name: "`debugHeaders: true`", options: stack.Options{"debugHeaders": true}},
+	{name: "Traefik's access log", accessLog: true},
+}
+
+// priced is how many sessions the memory is measured with.
+const priced = 3000
+
+// measurePrices measures what options cost and writes prices.md.
+func measurePrices(g *ground, s settings, out string) error {
+	node, err := stack.StartEchoNode()
+	if err != nil {
+		return err
+	}
+	defer node.Stop()
+	r := g.page("What options cost, measured")
+	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %d rounds in turns of %d s, medians. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, after the handshakes and settled.", handshakers, s.rounds, s.seconds, min(priced, slices.Max(s.sessions)))
+	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "rounds: handshakes a second")
+	all := map[string]*ground{}
+	var gateways []gateway
+	for _, v := range variants {
+		g, err := newGroundTo(node.Addr(), v)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.name, err)
+		}
+		defer g.stop()
+		all[v.name] = g
+		plugin := g.gateways()[1]
+		plugin.name = v.name
+		gateways = append(gateways, plugin)
+	}
+	scores, err := contest(s.rounds, gateways, func(w gateway) (score, error) { return handshake(w, s.seconds) })
+	if err != nil {
+		return err
+	}
+	for _, v := range variants {
+		all[v.name].stop()
+	}
+	for _, v := range variants {
+		m, err := idle(node.Addr(), v, "plugin", min(priced, slices.Max(s.sessions)))
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.name, err)
+		}
+		mine := median(of(scores[v.name], cpuEach))
+		r.row(v.name, us(mine), fmt.Sprintf("%.2f", float64(mine)/float64(median(of(scores[plain.name], cpuEach)))),
+			kB(m.after), kB(m.settled), ratesOf(of(scores[v.name], perSecond)))
+	}
+	return r.write(out, "prices.md")
+}
