@@ -119,7 +119,9 @@ func (a *attempt) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt) {
 	r.Header[nodeHeader] = a.way.header
 	if isUpgrade(r) {
-		upgrade(w, r, a)
+		if over := upgrade(w, r, a); over != nil {
+			<-over
+		}
 		return
 	}
 	if r.ContentLength != 0 {

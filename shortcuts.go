@@ -97,5 +97,7 @@ func serve(m *middleware, w http.ResponseWriter, r *http.Request, to *way) {
 		return
 	}
 	r.Header[nodeHeader] = to.header
-	upgrade(w, r, &attempt{m: m, way: to})
+	if over := upgrade(w, r, &attempt{m: m, way: to}); over != nil {
+		<-over
+	}
 }

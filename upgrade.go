@@ -34,23 +34,14 @@ type handshake struct {
 	response *http.Response
 }
 
-// upgrade answers a handshake. It returns when the session starts, or ends with
-// websocket.waitForEnd. What the handshake took is garbage by then: a goroutine that
-// waits keeps the request, and nothing of startSession.
-func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
-	over := startSession(w, r, a)
-	if over != nil {
-		<-over
-	}
-}
-
-// startSession takes a handshake to its node and, where the node agrees, starts a
+// upgrade takes a handshake to its node and, where the node agrees, starts a
 // session between the two connections: what is left of the request is those and
 // what relays between them. As in nodeFailed a node that cannot be dialed is looked
-// up again, once. It returns what the request has to wait for; nil: nothing.
+// up again, once. It returns what the request has to wait for; nil: nothing. Its
+// caller waits, and keeps nothing of it meanwhile but the request.
 //
 // What a handshake that succeeds goes through here are functions: see handler.
-func startSession(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
+func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	t := &tunnel{}
 	defer abandon(t)
 	shake, err := shakeHands(a, t, w, r)
@@ -69,7 +60,9 @@ func startSession(w http.ResponseWriter, r *http.Request, a *attempt) chan struc
 		a.refuse(w, r, nodeError(err, a.way.node))
 		return nil
 	}
-	a.debug(shake.response.Header)
+	if a.m.debugHeaders {
+		a.debug(shake.response.Header)
+	}
 	if shake.response.StatusCode != http.StatusSwitchingProtocols {
 		shake.decline(w, r, a.m.nodes)
 		return nil
