@@ -81,70 +81,113 @@ func relayAll() {
 	for {
 		t := <-tunnels
 		stormed.add()
-		if t.silence != nil {
-			go pumpUntilSilent(t, t.node, t.client)
-			go pumpUntilSilent(t, t.client, t.node)
-		} else {
-			go pump(t, t.node, t.client)
-			go pump(t, t.client, t.node)
-		}
+		up := newDirection(t, t.node, t.client)
+		down := newDirection(t, t.client, t.node)
+		go pump(up)
+		go pump(down)
 	}
 }
 
-// pump carries one direction. When src is done, dst is told so and has a while to
-// finish; when either breaks both are closed. The copying is compiled, and
-// LimitReader and MultiWriter hide the methods with which a connection would
-// bring a buffer of 32 kB of its own. Here it stands in pump itself: one more
-// interpreted call, and an idle direction has a stack of 8 kB rather than 4.
-func pump(t *tunnel, dst, src net.Conn) {
-	defer ended(t)
-	small := make([]byte, smallBuffer)
-	for {
-		begin := time.Now()
-		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, stint), small)
-		if err == nil && n == stint {
-			if time.Since(begin) < busy {
-				n, err = carryMuch(t, dst, src)
-			}
-		}
-		if err != nil || n < stint {
-			finish(t, dst, src, err)
-			return
-		}
+// direction is one of the two in which a session carries.
+type direction struct {
+	t        *tunnel
+	to, from net.Conn
+	dst      io.Writer         // to
+	src      *io.LimitedReader // from, until the end of the stint
+	small    []byte
+	began    time.Time // the stint
+	done     bool
+}
+
+// newDirection returns a direction at the beginning of its first stint. What
+// LimitReader and MultiWriter hide is that a connection has methods that would
+// bring a buffer of 32 kB of their own.
+func newDirection(t *tunnel, to, from net.Conn) *direction {
+	d := &direction{t: t, to: to, from: from}
+	d.dst = io.MultiWriter(to)
+	d.src = &io.LimitedReader{R: from}
+	d.small = make([]byte, smallBuffer)
+	begin(d)
+	return d
+}
+
+// begin begins a stint. What is carried in it cannot be seen from outside: with
+// websocket.idleTimeout it breaks off twice within that time.
+func begin(d *direction) {
+	d.began = time.Now()
+	d.src.N = stint
+	t := d.t
+	if t.silence == nil || t.half.Load() {
+		return
+	}
+	_ = d.from.SetReadDeadline(d.began.Add(t.silence.limit / 2))
+	if t.half.Load() { // meanwhile
+		_ = d.from.SetReadDeadline(time.Now().Add(lastWords))
 	}
 }
 
-// pumpUntilSilent is pump with websocket.idleTimeout. What is carried cannot be
-// seen from outside, so each direction stops twice within that time to note
-// whether it has carried anything; the one that finds that neither has for all of
-// it ends the session. Everything stands in the one function, as in pump.
-func pumpUntilSilent(t *tunnel, dst, src net.Conn) {
-	defer ended(t)
-	small := make([]byte, smallBuffer)
+// pump carries one direction, by compiled code. It is all that an idle session
+// waits in, twice. Yaegi: each expression in it would cost the session 40 bytes, a
+// defer a quarter of a kilobyte, and one more call around it stacks of 8 kB rather
+// than 4.
+func pump(d *direction) {
 	for {
-		if !t.half.Load() {
-			_ = src.SetReadDeadline(time.Now().Add(t.silence.limit / 2))
-			if t.half.Load() { // meanwhile
-				_ = src.SetReadDeadline(time.Now().Add(lastWords))
-			}
-		}
-		begin := time.Now()
-		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, stint), small)
-		if n > 0 {
-			t.silence.since.Store(time.Now().UnixNano())
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && time.Now().UnixNano()-t.silence.since.Load() < int64(t.silence.limit) {
+		n, err := io.CopyBuffer(d.dst, d.src, d.small)
+		if goesOn(d, n, err) {
 			continue
 		}
-		if err == nil && n == stint {
-			if time.Since(begin) < busy {
-				n, err = carryMuch(t, dst, src)
-			}
+		return
+	}
+}
+
+// goesOn takes stock after a stint that carried n bytes, and begins the next one
+// where there is more to come. When from is done, to is told so and has a while to
+// finish; when either breaks both are closed.
+func goesOn(d *direction, n int64, err error) bool {
+	defer paused(d)
+	d.done = true
+	t := d.t
+	if t.silence != nil {
+		now := time.Now().UnixNano()
+		if n > 0 {
+			t.silence.since.Store(now)
 		}
-		if err != nil || n < stint {
-			finish(t, dst, src, err)
-			return
+		// Neither direction has carried anything for all of the limit: it is over.
+		if errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && now-t.silence.since.Load() < int64(t.silence.limit) {
+			err = nil
+			n = stint
+			d.began = time.Time{}
 		}
+	}
+	if err == nil && n == stint && time.Since(d.began) < busy {
+		n, err = carryMuch(t, d.to, d.from)
+	}
+	if err != nil || n < stint {
+		finish(t, d.to, d.from, err)
+		return false
+	}
+	begin(d)
+	d.done = false
+	return true
+}
+
+// paused is deferred by goesOn. The last direction of a session that is done gives
+// back what the session holds, however it came to its end.
+func paused(d *direction) {
+	t := d.t
+	if r := recover(); r != nil {
+		logFailure(errPanic, "panic while relaying a session: %v", r)
+		t.close()
+	}
+	if !d.done || t.open.Add(-1) > 0 {
+		return
+	}
+	everybody.leave(t.place)
+	if t.watched != nil {
+		t.watched.table.unwatch(t)
+	}
+	if t.over != nil {
+		close(t.over)
 	}
 }
 
@@ -179,26 +222,6 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 		}
 	}
 	return stint, nil
-}
-
-// ended is deferred by each direction. The last one gives back what the session
-// holds, however it came to its end. Yaegi: a deferred method would cost the
-// session another 2 kB.
-func ended(t *tunnel) {
-	if r := recover(); r != nil {
-		logFailure(errPanic, "panic while relaying a session: %v", r)
-		t.close()
-	}
-	if t.open.Add(-1) > 0 {
-		return
-	}
-	everybody.leave(t.place)
-	if t.watched != nil {
-		t.watched.table.unwatch(t)
-	}
-	if t.over != nil {
-		close(t.over)
-	}
 }
 
 // close breaks both connections; the directions end by that.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -324,12 +325,53 @@ func switchTo(s *handshake, w http.ResponseWriter) (net.Conn, error) {
 	if err == nil {
 		err = passOn(s.conn, buffered.Reader)
 	}
+	if err == nil {
+		client, err = unwrap(client, s.conn)
+	}
 	if err != nil {
 		client.Close()
 		s.conn.Close()
 		return nil, err
 	}
 	return client, nil
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// unwrap returns a client's connection without the reader of 4 kB through which
+// Traefik's entry point looked whether the client speaks TLS, and which would stay
+// for as long as the session. What the client has said already may wait there, and
+// goes to the node; with a deadline that has passed nothing else is read. Any other
+// connection stays what it is.
+func unwrap(client net.Conn, node io.Writer) (net.Conn, error) {
+	wrapper := reflect.Indirect(reflect.ValueOf(client))
+	if wrapper.Type().String() != "tcp.peekConn" {
+		return client, nil
+	}
+	field := wrapper.FieldByName("WriteCloser")
+	if !field.IsValid() {
+		return client, nil
+	}
+	inner, ok := field.Interface().(net.Conn)
+	if !ok {
+		return client, nil
+	}
+	_ = inner.SetReadDeadline(longAgo)
+	early := make([]byte, smallBuffer)
+	for {
+		n, err := client.Read(early)
+		if n > 0 {
+			if _, err := node.Write(early[:n]); err != nil {
+				return client, err
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	_ = inner.SetReadDeadline(time.Time{})
+	return inner, nil
 }
 
 // passOn writes what a reader has buffered.

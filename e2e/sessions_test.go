@@ -282,9 +282,17 @@ func TestBothSidesOfASessionHaveKeepAlive(t *testing.T) {
 	}
 }
 
-// keepAliveTowards tells whether an open connection to a port has the timer of
-// keep-alive: 02 in the column tr of /proc/net/tcp.
+// keepAliveTowards tells whether the open connection to a port has the timer of
+// keep-alive: 02 in the column tr.
 func keepAliveTowards(t *testing.T, port string) bool {
+	t.Helper()
+	columns := connectionTo(t, port)
+	return columns != nil && strings.HasPrefix(columns[5], "02:")
+}
+
+// connectionTo returns what /proc/net/tcp says of the open connection to a port, or
+// nil.
+func connectionTo(t *testing.T, port string) []string {
 	t.Helper()
 	number, err := strconv.Atoi(port)
 	must(t, err)
@@ -294,9 +302,9 @@ func keepAliveTowards(t *testing.T, port string) bool {
 	must(t, err)
 	for line := range strings.Lines(string(table) + string(four)) {
 		columns := strings.Fields(line)
-		if len(columns) > 5 && strings.HasSuffix(columns[2], fmt.Sprintf(":%04X", number)) && columns[3] == "01" && strings.HasPrefix(columns[5], "02:") {
-			return true
+		if len(columns) > 5 && strings.HasSuffix(columns[2], fmt.Sprintf(":%04X", number)) && columns[3] == "01" {
+			return columns
 		}
 	}
-	return false
+	return nil
 }

@@ -111,23 +111,7 @@ func TestSessionsOutliveReloads(t *testing.T) {
 	w := setup{debug: true}.begin(t)
 	n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(echo)))
 	do(t, w.redis, "HSET", key("crowd"), "1", n.Addr())
-	conns := make([]net.Conn, sessions)
-	var opened atomic.Int64
-	w.repeat(16, sessions, func() (err error) {
-		i := opened.Add(1) - 1
-		conns[i], err = begin(w.traefik.Addr(), "/ws"+query("crowd"))
-		return err
-	})
-	defer func() {
-		for _, c := range conns {
-			if c != nil {
-				c.Close()
-			}
-		}
-	}()
-	if t.Failed() {
-		return
-	}
+	conns := w.open(sessions, "crowd")
 	var next, messages atomic.Int64
 	var locks [64]sync.Mutex // one message at a time in a session
 	talk := func() error {
@@ -171,6 +155,50 @@ func TestSessionsOutliveReloads(t *testing.T) {
 	if after.heap > before.heap*5/4+16<<20 {
 		t.Errorf("a live heap of %d bytes before, %d after", before.heap, after.heap)
 	}
+}
+
+// What an idle session keeps alive is little. The 4 kB that Traefik's entry point
+// brings along for each client are not among it.
+func TestAnIdleSessionKeepsLittleAlive(t *testing.T) {
+	const sessions, most = 1000, 6 << 10
+	w := setup{debug: true}.begin(t)
+	n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(echo)))
+	do(t, w.redis, "HSET", key("crowd"), "1", n.Addr())
+	w.open(50, "crowd") // what only the first ones cost
+	before := w.footprint()
+	w.open(sessions, "crowd")
+	after := w.footprint()
+	each := (after.heap - before.heap) / sessions
+	t.Logf("%d bytes of live heap and %d goroutines a session", each, (after.goroutines-before.goroutines)/sessions)
+	if each > most {
+		t.Errorf("a session keeps %d bytes alive; want %d at most", each, most)
+	}
+	if grown := after.goroutines - before.goroutines; grown > 2*sessions+20 {
+		t.Errorf("%d sessions have %d goroutines; want two each", sessions, grown)
+	}
+}
+
+// open opens so many sessions by a route.
+func (w *world) open(sessions int, name string) []net.Conn {
+	w.t.Helper()
+	conns := make([]net.Conn, sessions)
+	w.t.Cleanup(func() {
+		for _, c := range conns {
+			if c != nil {
+				c.Close()
+			}
+		}
+	})
+	var opened atomic.Int64
+	w.repeat(16, sessions, func() (err error) {
+		i := opened.Add(1) - 1
+		conns[i], err = begin(w.traefik.Addr(), "/ws"+query(name))
+		return err
+	})
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
+	return conns
 }
 
 // descriptorLimit is how many files and sockets this process and Traefik may

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -340,6 +341,49 @@ func TestClientsFirstFrameComesWithTheHandshake(t *testing.T) {
 	_, err = c.Write(frame("later", true))
 	must(t, err)
 	wantFrame(t, c, "later")
+}
+
+// However much a client sends before it has the answer, all of it arrives: it waits
+// in several places, one of them a reader of Traefik's that sessions step past.
+func TestWhatComesBeforeTheAnswerArrives(t *testing.T) {
+	path := usual(t)
+	answer := make(chan struct{})
+	n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(func(c net.Conn) {
+		<-answer
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+sampleAccept+"\r\n\r\n")
+		_, _ = io.Copy(c, c)
+	})))
+	c := dial(t)
+	must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	c.send(t, handshake(path+place(t, n.Addr()))...)
+	eventually(t, "the handshake is at the node", func() bool { return n.Count() == 1 })
+	const early = 20_000
+	said := make([]byte, 2*early)
+	for i := range said {
+		said[i] = byte(i % 251)
+	}
+	_, err := c.Write(said[:early])
+	must(t, err)
+	eventually(t, "Traefik has begun to read it", func() bool { return unread(t, c) < early })
+	close(answer)
+	wantSwitched(t, c.head(t))
+	_, err = c.Write(said[early:])
+	must(t, err)
+	got := make([]byte, len(said))
+	if _, err := io.ReadFull(c.in, got); err != nil || !bytes.Equal(got, said) {
+		t.Fatalf("what came back is not what was said (%v)", err)
+	}
+}
+
+// unread returns how much of what a client has sent Traefik has not read yet.
+func unread(t *testing.T, c net.Conn) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(c.LocalAddr().String())
+	must(t, err)
+	_, waiting, _ := strings.Cut(connectionTo(t, port)[4], ":")
+	size, err := strconv.ParseInt(waiting, 16, 0)
+	must(t, err)
+	return int(size)
 }
 
 // A node may send its first frame along with the answer.
