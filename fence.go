@@ -112,10 +112,10 @@ func (p *permit) setPorts(text string) error {
 	return nil
 }
 
-// dial connects to a node, by an address that the fence lets through and when
+// dialThrough connects to a node, by an address that the fence lets through and when
 // its gate does.
-func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	known := f.gates.get(address)
+func dialThrough(ctx context.Context, f *fence, network, address string) (net.Conn, error) {
+	known, _ := f.gates.values.Load(address)
 	if known == nil {
 		opened, err := f.open(address)
 		if err != nil {
@@ -124,7 +124,7 @@ func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, er
 		known = opened
 	}
 	g := known.(*gate)
-	trial, err := g.enter(ctx, f.dialer.Timeout)
+	trial, err := enterGate(ctx, g, f.dialer.Timeout)
 	if err != nil {
 		return nil, dialError(network, err)
 	}
@@ -134,7 +134,7 @@ func (f *fence) dial(ctx context.Context, network, address string) (net.Conn, er
 	} else {
 		conn, err = f.dialName(ctx, network, address)
 	}
-	g.leave(trial, err) // not deferred: nothing panics there, and a deferred closure would hang then (Yaegi)
+	leaveGate(g, trial, err) // not deferred: nothing panics there, and a deferred closure would hang then (Yaegi)
 	return conn, err
 }
 

@@ -328,7 +328,7 @@ func TestTheAddressesOfANameShareTheTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := f.dial(context.Background(), "tcp", "node.test:"+port)
+	conn, err := dialThrough(context.Background(), f, "tcp", "node.test:"+port)
 	if err != nil {
 		t.Fatalf("after %v: %v", silent, err)
 	}

@@ -111,7 +111,7 @@ func TestTheFenceStandsAtTheDial(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := f.dial(context.Background(), "tcp", c.address)
+		conn, err := dialThrough(context.Background(), f, "tcp", c.address)
 		if conn != nil {
 			conn.Close()
 		}

@@ -45,6 +45,8 @@ func (m *middleware) newWay(node *target) *way {
 	proxy.BufferPool = pooled
 	proxy.FlushInterval = m.nodes.flush
 	to := &way{node: node, header: []string{node.address}, proxy: proxy}
+	to.secure = node.url.Scheme == "https"
+	to.asSent = m.passHostHeader && node.url.Path == "" && node.url.RawQuery == ""
 	proxy.ErrorHandler = func(w http.ResponseWriter, out *http.Request, err error) { m.nodeFailed(w, out, err, to) }
 	if !m.passHostHeader {
 		direct := proxy.Director
@@ -259,25 +261,4 @@ func nodeError(err error, node *target) error {
 func isDialError(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
-}
-
-// webSocketNames are the header names of a handshake as Go spells them, and as
-// RFC 6455 does. Some servers compare them with case.
-var webSocketNames = [][2]string{
-	{"Sec-Websocket-Key", "Sec-WebSocket-Key"},
-	{"Sec-Websocket-Version", "Sec-WebSocket-Version"},
-	{"Sec-Websocket-Protocol", "Sec-WebSocket-Protocol"},
-	{"Sec-Websocket-Extensions", "Sec-WebSocket-Extensions"},
-	{"Sec-Websocket-Accept", "Sec-WebSocket-Accept"},
-}
-
-// spellWebSocket gives the headers of a handshake their RFC spelling, as
-// Traefik's own proxy does.
-func spellWebSocket(header http.Header) {
-	for _, names := range webSocketNames {
-		if values := header[names[0]]; values != nil {
-			delete(header, names[0])
-			header[names[1]] = values
-		}
-	}
 }

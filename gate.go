@@ -68,6 +68,32 @@ func newGate(literal bool) *gate {
 	return &gate{literal: literal, waiting: list.New(), refused: make(chan struct{})}
 }
 
+// enterGate is enter, and leaveGate leave, for the most of dials: to a node that
+// answers, and has few. See handler for what a function is spared.
+func enterGate(ctx context.Context, g *gate, timeout time.Duration) (bool, error) {
+	g.mu.Lock()
+	if g.silent || g.dials >= maxDials {
+		g.mu.Unlock()
+		trial, err := g.enter(ctx, timeout)
+		return trial, err
+	}
+	g.dials++
+	g.mu.Unlock()
+	return false, nil
+}
+
+func leaveGate(g *gate, trial bool, err error) {
+	g.mu.Lock()
+	if trial || err != nil || g.waiting.Len() > 0 {
+		g.mu.Unlock()
+		g.leave(trial, err)
+		return
+	}
+	g.dials--
+	g.silent = false
+	g.mu.Unlock()
+}
+
 // enter lets a dial through, at once or when it is its turn, or says why not.
 // Each that is let through ends with leave, which is told whether it was a trial.
 func (g *gate) enter(ctx context.Context, timeout time.Duration) (bool, error) {

@@ -15,7 +15,7 @@ import (
 func letThrough(t *testing.T, g *gate, count int) {
 	t.Helper()
 	for i := 0; i < count; i++ {
-		if trial, err := g.enter(context.Background(), time.Minute); trial || err != nil {
+		if trial, err := enterGate(context.Background(), g, time.Minute); trial || err != nil {
 			t.Fatalf("dial %d: trial %v, %v", i, trial, err)
 		}
 	}
@@ -28,7 +28,7 @@ func waitsAt(ctx context.Context, t *testing.T, g *gate, timeout time.Duration) 
 	became := make(chan error, 1)
 	before := g.waits()
 	enter := func() {
-		_, err := g.enter(ctx, timeout)
+		_, err := enterGate(ctx, g, timeout)
 		became <- err
 	}
 	go enter()
@@ -49,14 +49,14 @@ func TestDialsToOneAddressAreBounded(t *testing.T) {
 	letThrough(t, g, maxDials)
 	second := waitsAt(context.Background(), t, g, time.Minute)
 	third := waitsAt(context.Background(), t, g, time.Minute)
-	g.leave(false, nil)
+	leaveGate(g, false, nil)
 	if err := <-second; err != nil {
 		t.Errorf("when its turn came: %v", err)
 	}
 	if g.waits() != 1 || g.dials != maxDials {
 		t.Errorf("%d wait and %d dial", g.waits(), g.dials)
 	}
-	g.leave(false, errors.New("connection refused"))
+	leaveGate(g, false, errors.New("connection refused"))
 	if err := <-third; err != nil {
 		t.Errorf("when its turn came: %v", err)
 	}
@@ -66,53 +66,53 @@ func TestADialThatIsNotAnsweredTellsOfTheOthers(t *testing.T) {
 	g := newGate(true)
 	letThrough(t, g, maxDials)
 	waiting := waitsAt(context.Background(), t, g, time.Minute)
-	g.leave(false, os.ErrDeadlineExceeded)
+	leaveGate(g, false, os.ErrDeadlineExceeded)
 	if err := <-waiting; !errors.Is(err, errNotDialed) {
 		t.Errorf("what waited: %v", err)
 	}
-	trial, err := g.enter(context.Background(), time.Minute)
+	trial, err := enterGate(context.Background(), g, time.Minute)
 	if !trial || err != nil {
 		t.Fatalf("the first one afterwards: trial %v, %v", trial, err)
 	}
 	g.until = time.Now().Add(-grace) // the trial goes on for long
 	for i := 0; i < 3; i++ {
-		if _, err := g.enter(context.Background(), time.Minute); !errors.Is(err, errNotDialed) {
+		if _, err := enterGate(context.Background(), g, time.Minute); !errors.Is(err, errNotDialed) {
 			t.Errorf("beside the trial: %v", err)
 		}
 	}
-	g.leave(true, context.Canceled)
-	if again, err := g.enter(context.Background(), time.Minute); !again || err != nil {
+	leaveGate(g, true, context.Canceled)
+	if again, err := enterGate(context.Background(), g, time.Minute); !again || err != nil {
 		t.Fatalf("after the trial's client has gone: trial %v, %v", again, err)
 	}
-	g.leave(true, os.ErrDeadlineExceeded)
-	if again, err := g.enter(context.Background(), time.Minute); !again || err != nil {
+	leaveGate(g, true, os.ErrDeadlineExceeded)
+	if again, err := enterGate(context.Background(), g, time.Minute); !again || err != nil {
 		t.Fatalf("after a trial: trial %v, %v", again, err)
 	}
 	for i := 0; i < maxDials-1; i++ {
-		g.leave(false, os.ErrDeadlineExceeded) // those from before
+		leaveGate(g, false, os.ErrDeadlineExceeded) // those from before
 	}
-	if _, err := g.enter(context.Background(), time.Minute); !errors.Is(err, errNotDialed) {
+	if _, err := enterGate(context.Background(), g, time.Minute); !errors.Is(err, errNotDialed) {
 		t.Errorf("after those from before: %v", err)
 	}
-	g.leave(true, nil)
+	leaveGate(g, true, nil)
 	letThrough(t, g, maxDials)
 }
 
 func TestANodeThatRefusesIsNotSilent(t *testing.T) {
 	g := newGate(true)
 	letThrough(t, g, 1)
-	g.leave(false, os.ErrDeadlineExceeded)
-	if trial, err := g.enter(context.Background(), time.Minute); !trial || err != nil {
+	leaveGate(g, false, os.ErrDeadlineExceeded)
+	if trial, err := enterGate(context.Background(), g, time.Minute); !trial || err != nil {
 		t.Fatalf("trial %v, %v", trial, err)
 	}
-	g.leave(true, errors.New("connection refused"))
+	leaveGate(g, true, errors.New("connection refused"))
 	letThrough(t, g, maxDials)
 }
 
 func TestGraceEnds(t *testing.T) {
 	g := newGate(true)
 	letThrough(t, g, 1)
-	g.leave(false, os.ErrDeadlineExceeded)
+	leaveGate(g, false, os.ErrDeadlineExceeded)
 	g.until = time.Now().Add(-time.Millisecond)
 	letThrough(t, g, maxDials)
 }
@@ -120,7 +120,7 @@ func TestGraceEnds(t *testing.T) {
 func TestWhatWaitsForADialDoesNotWaitForEver(t *testing.T) {
 	g := newGate(true)
 	letThrough(t, g, maxDials)
-	if _, err := g.enter(context.Background(), time.Millisecond); !errors.Is(err, errNotDialed) {
+	if _, err := enterGate(context.Background(), g, time.Millisecond); !errors.Is(err, errNotDialed) {
 		t.Errorf("after dialTimeout: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -135,7 +135,7 @@ func TestWhatWaitsForADialDoesNotWaitForEver(t *testing.T) {
 	for i := 0; i < maxDialsWaiting; i++ {
 		g.waiting.PushBack(&dialWait{turn: make(chan struct{})})
 	}
-	if _, err := g.enter(context.Background(), time.Minute); !errors.Is(err, errNotDialed) {
+	if _, err := enterGate(context.Background(), g, time.Minute); !errors.Is(err, errNotDialed) {
 		t.Errorf("one too many: %v", err)
 	}
 }

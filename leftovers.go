@@ -32,9 +32,12 @@ type leftovers struct {
 // stormed is this Traefik's.
 var stormed = &leftovers{every: calmAfter, free: debug.FreeOSMemory}
 
-// add counts a session.
-func (l *leftovers) add() {
+// countLeftovers counts a session's.
+func countLeftovers(l *leftovers) {
 	l.begun.Add(1)
+	if l.looking.Load() {
+		return
+	}
 	if !l.looking.Swap(true) {
 		l.lookLater(0)
 	}

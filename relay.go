@@ -80,9 +80,10 @@ func relayAll() {
 	defer recovered("starting sessions")
 	for {
 		t := <-tunnels
-		stormed.add()
-		up := newDirection(t, t.node, t.client)
-		down := newDirection(t, t.client, t.node)
+		countLeftovers(stormed)
+		now := time.Now()
+		up := newDirection(t, t.node, t.client, now)
+		down := newDirection(t, t.client, t.node, now)
 		go pump(up)
 		go pump(down)
 	}
@@ -96,28 +97,27 @@ type direction struct {
 	src      *io.LimitedReader // from, until the end of the stint
 	small    []byte
 	began    time.Time // the stint
-	done     bool
 }
 
 // newDirection returns a direction at the beginning of its first stint. What
 // LimitReader and MultiWriter hide is that a connection has methods that would
 // bring a buffer of 32 kB of their own.
-func newDirection(t *tunnel, to, from net.Conn) *direction {
-	d := &direction{t: t, to: to, from: from}
+func newDirection(t *tunnel, to, from net.Conn, now time.Time) *direction {
+	d := &direction{t: t, to: to, from: from, began: now}
 	d.dst = io.MultiWriter(to)
-	d.src = &io.LimitedReader{R: from}
+	d.src = &io.LimitedReader{R: from, N: stint}
 	d.small = make([]byte, smallBuffer)
-	begin(d)
+	if t.silence != nil {
+		watchSilence(d)
+	}
 	return d
 }
 
-// begin begins a stint. What is carried in it cannot be seen from outside: with
-// websocket.idleTimeout it breaks off twice within that time.
-func begin(d *direction) {
-	d.began = time.Now()
-	d.src.N = stint
+// watchSilence has a stint break off after half of websocket.idleTimeout: what is
+// carried in it cannot be seen from outside.
+func watchSilence(d *direction) {
 	t := d.t
-	if t.silence == nil || t.half.Load() {
+	if t.half.Load() {
 		return
 	}
 	_ = d.from.SetReadDeadline(d.began.Add(t.silence.limit / 2))
@@ -141,11 +141,18 @@ func pump(d *direction) {
 }
 
 // goesOn takes stock after a stint that carried n bytes, and begins the next one
-// where there is more to come. When from is done, to is told so and has a while to
-// finish; when either breaks both are closed.
+// where there is more to come.
 func goesOn(d *direction, n int64, err error) bool {
-	defer paused(d)
-	d.done = true
+	if n == stint || d.t.silence != nil {
+		return carriesOn(d, n, err)
+	}
+	stop(d, err)
+	return false
+}
+
+// carriesOn is goesOn for a direction that may not have come to its end.
+func carriesOn(d *direction, n int64, err error) (on bool) {
+	defer caught(d)
 	t := d.t
 	if t.silence != nil {
 		now := time.Now().UnixNano()
@@ -163,32 +170,57 @@ func goesOn(d *direction, n int64, err error) bool {
 		n, err = carryMuch(t, d.to, d.from)
 	}
 	if err != nil || n < stint {
-		finish(t, d.to, d.from, err)
+		stop(d, err)
 		return false
 	}
-	begin(d)
-	d.done = false
+	d.began = time.Now()
+	d.src.N = stint
+	if t.silence != nil {
+		watchSilence(d)
+	}
 	return true
 }
 
-// paused is deferred by goesOn. The last direction of a session that is done gives
-// back what the session holds, however it came to its end.
-func paused(d *direction) {
-	t := d.t
+// caught is deferred by carriesOn: a panic ends the session.
+func caught(d *direction) {
 	if r := recover(); r != nil {
 		logFailure(errPanic, "panic while relaying a session: %v", r)
-		t.close()
+		stop(d, errPanic)
 	}
-	if !d.done || t.open.Add(-1) > 0 {
+}
+
+// stop ends a direction. When from is done, to is told so and has a while to finish;
+// when either breaks both are closed. The last direction of a session gives back
+// what the session holds.
+func stop(d *direction, err error) {
+	if err != nil || !saidDone(d) {
+		d.to.Close()
+		d.from.Close()
+	}
+	t := d.t
+	if t.open.Add(-1) != 0 {
 		return
 	}
-	everybody.leave(t.place)
+	leave(everybody, t.place)
 	if t.watched != nil {
 		t.watched.table.unwatch(t)
 	}
 	if t.over != nil {
 		close(t.over)
 	}
+}
+
+// saidDone tells one side of a session that the other is done. Neither can hold the
+// other one up for more than lastWords then: not by saying more, nor by not reading
+// it. False: it cannot be told.
+func saidDone(d *direction) bool {
+	if !closeWrite(d.to) {
+		return false
+	}
+	d.t.half.Store(true)
+	_ = d.to.SetReadDeadline(time.Now().Add(lastWords))
+	_ = d.from.SetWriteDeadline(time.Now().Add(lastWords))
+	return true
 }
 
 // largeBuffers are lent to the directions that have much to carry.
@@ -233,21 +265,8 @@ func (t *tunnel) close() {
 // abandon gives back the place of a session that was not started.
 func abandon(t *tunnel) {
 	if t.client == nil && t.place != nil {
-		everybody.leave(t.place)
+		leave(everybody, t.place)
 	}
-}
-
-// finish ends a direction. Neither side can hold the other one up for more than
-// lastWords then: not by saying more, nor by not reading it.
-func finish(t *tunnel, dst, src net.Conn, err error) {
-	if err == nil && closeWrite(dst) {
-		t.half.Store(true)
-		_ = dst.SetReadDeadline(time.Now().Add(lastWords))
-		_ = src.SetWriteDeadline(time.Now().Add(lastWords))
-		return
-	}
-	dst.Close()
-	src.Close()
 }
 
 // closeWrite says on a connection that nothing more will come. False: it cannot.

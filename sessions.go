@@ -36,6 +36,7 @@ type sessionSettings struct {
 	maxPerNode         int           // 0: no limit
 	closeOnRouteChange bool
 	waitForEnd         bool
+	bounded            bool // there is an idleTimeout, closeOnRouteChange or waitForEnd
 }
 
 // newSessionSettings checks the websocket options. The error names the option.
@@ -50,6 +51,7 @@ func newSessionSettings(config *WebSocketConfig) (*sessionSettings, error) {
 	if s.maxPerNode < 0 {
 		return nil, fmt.Errorf("websocket.maxPerNode: %d is no number of sessions: use 1 or more, or 0 for no limit", s.maxPerNode)
 	}
+	s.bounded = s.idleTimeout > 0 || s.closeOnRouteChange || s.waitForEnd
 	return s, nil
 }
 
@@ -71,27 +73,28 @@ var everybody = &census{nodes: map[string]*crowd{}}
 
 // enter counts one more session of a node, unless it has max already; 0: no
 // limit. It returns nil then, and else what leave takes.
-func (c *census) enter(address string, max int) *crowd {
+func enter(c *census, address string, max int) *crowd {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	node := c.nodes[address]
 	if node == nil {
 		node = &crowd{address: address}
 		c.nodes[address] = node
 	}
 	if max > 0 && node.count >= max {
-		return nil
+		node = nil
+	} else {
+		node.count++
 	}
-	node.count++
+	c.mu.Unlock()
 	return node
 }
 
 // leave counts one session less.
-func (c *census) leave(node *crowd) {
+func leave(c *census, node *crowd) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	node.count--
 	if node.count == 0 {
 		delete(c.nodes, node.address)
 	}
+	c.mu.Unlock()
 }

@@ -201,7 +201,7 @@ func TestTheLimitHoldsInARace(t *testing.T) {
 	var in []*crowd
 	enter := func() {
 		defer all.Done()
-		if place := c.enter("node", limit); place != nil {
+		if place := enter(c, "node", limit); place != nil {
 			mu.Lock()
 			in = append(in, place)
 			mu.Unlock()
@@ -216,7 +216,7 @@ func TestTheLimitHoldsInARace(t *testing.T) {
 		t.Errorf("%d came in, want %d", len(in), limit)
 	}
 	for _, place := range in {
-		c.leave(place)
+		leave(c, place)
 	}
 	if len(c.nodes) != 0 {
 		t.Error("a node without sessions is remembered")
@@ -272,7 +272,7 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 	} {
 		talker, gatewayOfClient := tcpPair(t)
 		listener, gatewayOfNode := tcpPair(t)
-		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: everybody.enter("one side", 0), silence: &silence{limit: minIdleTimeout / 2}}
+		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: enter(everybody, "one side", 0), silence: &silence{limit: minIdleTimeout / 2}}
 		if c.fromNode {
 			session.client = gatewayOfNode
 			session.node = gatewayOfClient

@@ -20,6 +20,8 @@ type way struct {
 	node   *target
 	header []string // the value of nodeHeader
 	proxy  *httputil.ReverseProxy
+	secure bool // by TLS
+	asSent bool // target and Host of a request go to the node as they come
 }
 
 func newShortcuts() *shortcuts {

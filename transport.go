@@ -42,7 +42,7 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, respon
 	}
 	// Yaegi: a method value of a compiled type does not load (yaegi#1356).
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := fence.dial(ctx, network, address)
+		conn, err := dialThrough(ctx, fence, network, address)
 		return conn, err
 	}
 	flush, err := flushInterval(responses)

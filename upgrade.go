@@ -2,11 +2,13 @@ package dynamicforward
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -25,6 +27,11 @@ func isUpgrade(r *http.Request) bool {
 	if len(connection) == 1 && connection[0] == "Upgrade" {
 		return true // as Traefik's entry point leaves it
 	}
+	return namesUpgrade(connection)
+}
+
+// namesUpgrade tells whether Connection has upgrade among others.
+func namesUpgrade(connection []string) bool {
 	return strings.Contains(","+strings.ToLower(strings.ReplaceAll(strings.Join(connection, ","), " ", ""))+",", ",upgrade,")
 }
 
@@ -37,30 +44,43 @@ type handshake struct {
 
 // upgrade takes a handshake to its node and, where the node agrees, starts a
 // session between the two connections: what is left of the request is those and
-// what relays between them. As in nodeFailed a node that cannot be dialed is looked
-// up again, once. It returns what the request has to wait for; nil: nothing. Its
-// caller waits, and keeps nothing of it meanwhile but the request.
+// what relays between them. It returns what the request has to wait for; nil:
+// nothing. Its caller waits, and keeps nothing of it meanwhile but the request.
 //
-// What a handshake that succeeds goes through here are functions: see handler.
+// Yaegi: a call pays for every expression in a function, reached or not, so what
+// few handshakes need stands in functions of its own; and those that most go
+// through are no methods (see handler).
 func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	t := &tunnel{}
 	defer abandon(t)
 	shake, err := shakeHands(a, t, w, r)
-	if err != nil && isDialError(err) {
+	if err != nil {
+		return upgradeElsewhere(w, r, a, t, err)
+	}
+	return switchProtocols(w, r, a, t, shake)
+}
+
+// upgradeElsewhere takes a handshake that has failed to the node that has taken
+// over, as in nodeFailed: one that cannot be dialed is looked up again, once.
+func upgradeElsewhere(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, err error) chan struct{} {
+	if isDialError(err) {
 		if second := a.again(r, err); second != nil {
 			a = second
 			r.Header[nodeHeader] = a.way.header
 			abandon(t)
-			shake, err = shakeHands(a, t, w, r)
+			shake, failure := shakeHands(a, t, w, r)
+			if failure == nil {
+				return switchProtocols(w, r, a, t, shake)
+			}
+			err = failure
 		}
 	}
-	if err == nil && shake.response.StatusCode == http.StatusSwitchingProtocols {
-		err = agreed(shake, r)
-	}
-	if err != nil {
-		a.refuse(w, r, nodeError(err, a.way.node))
-		return nil
-	}
+	a.refuse(w, r, nodeError(err, a.way.node))
+	return nil
+}
+
+// switchProtocols starts a session, if the node has agreed to one.
+func switchProtocols(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, shake *handshake) chan struct{} {
 	if a.m.debugHeaders {
 		a.debug(shake.response.Header)
 	}
@@ -70,11 +90,25 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	}
 	client, err := switchTo(shake, w)
 	if err != nil {
-		logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
+		notStarted(a, err)
 		return nil
 	}
 	t.client = client
 	t.node = shake.conn
+	if a.m.sessions.bounded {
+		a.bound(t, r)
+	}
+	relay(t)
+	return t.over
+}
+
+// notStarted tells of a session that could not start although the node agreed.
+func notStarted(a *attempt, err error) {
+	logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
+}
+
+// bound has a session keep to the websocket options.
+func (a *attempt) bound(t *tunnel, r *http.Request) {
 	if limit := a.m.sessions.idleTimeout; limit > 0 {
 		t.silence = &silence{limit: limit}
 		t.silence.since.Store(time.Now().UnixNano())
@@ -85,8 +119,6 @@ func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	if a.m.sessions.waitForEnd {
 		t.over = make(chan struct{})
 	}
-	relay(t)
-	return t.over
 }
 
 // watch has a session end when its route does.
@@ -103,11 +135,14 @@ func (a *attempt) watch(t *tunnel, r *http.Request) {
 func shakeHands(a *attempt, t *tunnel, w http.ResponseWriter, r *http.Request) (*handshake, error) {
 	ctx := r.Context()
 	nodes := a.m.nodes
-	t.place = everybody.enter(a.way.node.dial, a.m.sessions.maxPerNode)
+	t.place = enter(everybody, a.way.node.dial, a.m.sessions.maxPerNode)
 	if t.place == nil {
-		return nil, fmt.Errorf("%w: %s holds %d sessions", errNodeFull, a.way.node.address, a.m.sessions.maxPerNode)
+		return nil, nodeFull(a)
 	}
-	conn, err := dialNode(ctx, nodes, a.way.node)
+	conn, err := dialThrough(ctx, nodes.fence, "tcp", a.way.node.dial)
+	if err == nil && a.way.secure {
+		conn, err = overTLS(ctx, nodes, a.way.node, conn)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +151,7 @@ func shakeHands(a *attempt, t *tunnel, w http.ResponseWriter, r *http.Request) (
 	}
 	giveUp := func() { conn.Close() }
 	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(w, conn, handshakeRequest(r, a.way))
+	shake, err := exchange(w, conn, r, handshakeHead(r, a.way))
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -128,12 +163,13 @@ func shakeHands(a *attempt, t *tunnel, w http.ResponseWriter, r *http.Request) (
 	return shake, nil
 }
 
-// dialNode connects to a node, with TLS where its address is an https URL.
-func dialNode(ctx context.Context, f *forwarder, node *target) (net.Conn, error) {
-	conn, err := f.fence.dial(ctx, "tcp", node.dial)
-	if err != nil || node.url.Scheme != "https" {
-		return conn, err
-	}
+// nodeFull says that a node has no place for the session.
+func nodeFull(a *attempt) error {
+	return fmt.Errorf("%w: %s holds %d sessions", errNodeFull, a.way.node.address, a.m.sessions.maxPerNode)
+}
+
+// overTLS speaks TLS on a connection to a node whose address is an https URL.
+func overTLS(ctx context.Context, f *forwarder, node *target, conn net.Conn) (net.Conn, error) {
 	config := f.transport.TLSClientConfig.Clone()
 	if config.ServerName == "" {
 		config.ServerName = node.url.Hostname()
@@ -148,31 +184,20 @@ func dialNode(ctx context.Context, f *forwarder, node *target) (net.Conn, error)
 	return safe, nil
 }
 
-// removeHopByHop removes the headers that belong to one connection (RFC 9110,
-// 7.6.1), what Connection names besides, and what is left over from before it.
-func removeHopByHop(header http.Header) {
-	connection := header["Connection"]
-	if len(connection) != 1 || connection[0] != "Upgrade" {
-		for _, name := range strings.Split(strings.Join(connection, ","), ",") {
-			header.Del(strings.TrimSpace(name))
-		}
-	}
-	delete(header, "Connection")
-	delete(header, "Proxy-Connection")
-	delete(header, "Keep-Alive")
-	delete(header, "Proxy-Authenticate")
-	delete(header, "Proxy-Authorization")
-	delete(header, "Te")
-	delete(header, "Trailer")
-	delete(header, "Transfer-Encoding")
-	delete(header, "Upgrade")
+// notCopied are the headers that do not go to the node as they come: those that
+// belong to one connection (RFC 9110, 7.6.1), what is left over from before it, and
+// what handshakeHead writes itself.
+var notCopied = map[string]bool{
+	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true,
+	"Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+	"Content-Length": true, "X-Forwarded-For": true, nodeHeader: true,
 }
 
-// Headers that every handshake has in common.
+// Names of WebSocket's headers at the beginning of a line: as Go spells them, and as
+// RFC 6455 does. Some servers compare them with case.
 var (
-	connectionUpgrade = []string{"Upgrade"}
-	noUserAgent       = []string{""} // or Go says its own
-	teTrailers        = []string{"trailers"}
+	webSocketInGo = []byte("\nSec-Websocket-")
+	webSocketName = []byte("\nSec-WebSocket-")
 )
 
 // wantsTrailers tells whether TE says that the client takes trailers: the one thing
@@ -186,66 +211,149 @@ func wantsTrailers(te []string) bool {
 	return false
 }
 
-// handshakeRequest is the handshake as the node gets it: as the client sent it,
-// but for the headers that Traefik's own proxy changes too.
-func handshakeRequest(r *http.Request, to *way) *http.Request {
-	out := r.Clone(context.Background())
-	out.Close = false // or Connection: close goes along
+// handshakeHead is the handshake as the node gets it: as the client sent it, but
+// for the headers that Traefik's own proxy changes too. The request stays as it is.
+func handshakeHead(r *http.Request, to *way) []byte {
+	out := r
+	if !to.asSent {
+		out = directed(r, to)
+	}
+	header := r.Header
+	connection := header["Connection"]
+	if len(connection) != 1 || connection[0] != "Upgrade" {
+		header = withoutNamed(header)
+	}
+	head := r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
+	client, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if before := header["X-Forwarded-For"]; before != nil {
+		client = forwardedFor(before, client)
+	}
+	if client != "" {
+		head += "X-Forwarded-For: " + client + "\r\n"
+	}
+	if header["Te"] != nil || r.Method != http.MethodGet {
+		head += rareHeaders(r.Method, header["Te"])
+	}
+	all := bytes.NewBufferString(head)
+	_ = header.WriteSubset(all, notCopied) // a buffer takes everything
+	_, _ = all.WriteString("\r\n")
+	return bytes.ReplaceAll(all.Bytes(), webSocketInGo, webSocketName)
+}
+
+// directed is a request as far as the way to the node changes it: where its address
+// has a path, or Host is the node's.
+func directed(r *http.Request, to *way) *http.Request {
+	target := *r.URL
+	out := &http.Request{URL: &target, Host: r.Host, Header: http.Header{}}
 	to.proxy.Director(out)
-	header := out.Header
-	upgrade := header["Upgrade"]
-	te := header["Te"]
-	removeHopByHop(header)
-	header["Connection"] = connectionUpgrade
-	header["Upgrade"] = upgrade
-	if te != nil && wantsTrailers(te) {
-		header["Te"] = teTrailers
+	if out.Host == "" {
+		out.Host = target.Host
 	}
-	delete(header, nodeHeader)
-	client, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err == nil {
-		if before := header["X-Forwarded-For"]; before != nil {
-			client = strings.Join(before, ", ") + ", " + client
-		}
-		header["X-Forwarded-For"] = []string{client}
-	}
-	if header["User-Agent"] == nil {
-		header["User-Agent"] = noUserAgent
-	}
-	spellWebSocket(header)
 	return out
+}
+
+// forwardedFor adds a client to X-Forwarded-For, if it is known.
+func forwardedFor(before []string, client string) string {
+	all := strings.Join(before, ", ")
+	if client == "" {
+		return all
+	}
+	return all + ", " + client
+}
+
+// rareHeaders are those that few handshakes have.
+func rareHeaders(method string, te []string) string {
+	headers := ""
+	if te != nil && wantsTrailers(te) {
+		headers += "Te: trailers\r\n"
+	}
+	if method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch {
+		headers += "Content-Length: 0\r\n"
+	}
+	return headers
+}
+
+// withoutNamed is a copy without the headers that Connection names.
+func withoutNamed(header http.Header) http.Header {
+	rest := header.Clone()
+	for _, name := range strings.Split(strings.Join(header["Connection"], ","), ",") {
+		rest.Del(strings.TrimSpace(name))
+	}
+	return rest
 }
 
 // maxInformational is how many 1xx answers may come before the one that counts.
 const maxInformational = 100
 
-// exchange writes a request and reads its answer. Informational ones go to the client.
-func exchange(w http.ResponseWriter, conn net.Conn, request *http.Request) (*handshake, error) {
-	if err := request.Write(conn); err != nil {
+// maxAnswerHead is how large the head of a node's answer may be with the
+// informational ones before it, in bytes: as large as http.Transport allows.
+const maxAnswerHead = 10 << 20
+
+// answerBuffer is the size of a reader of answers, in bytes: heads of usual size.
+const answerBuffer = 1024
+
+// exchange writes a request's head and reads its answer. Informational ones go to
+// the client.
+func exchange(w http.ResponseWriter, conn net.Conn, r *http.Request, head []byte) (*handshake, error) {
+	if _, err := conn.Write(head); err != nil {
 		return nil, err
 	}
-	reader := bufio.NewReader(conn)
+	limited := &io.LimitedReader{R: conn, N: maxAnswerHead}
+	reader := bufio.NewReaderSize(limited, answerBuffer)
+	response, err := http.ReadResponse(reader, r)
+	if err == nil && response.StatusCode < 200 && response.StatusCode != http.StatusSwitchingProtocols {
+		response, err = afterInformational(w, r, reader, response)
+	}
+	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
+		err = agreed(response, r)
+	}
+	if err != nil {
+		return nil, answerError(err, limited)
+	}
+	limited.N = math.MaxInt64
+	return &handshake{conn: conn, reader: reader, response: response}, nil
+}
+
+// answerError says of a head that was not read to its end that it is too large.
+func answerError(err error, limited *io.LimitedReader) error {
+	if limited.N > 0 {
+		return err
+	}
+	return fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswerHead)
+}
+
+// afterInformational passes an informational answer on, and those that follow, and
+// returns the one that counts.
+func afterInformational(w http.ResponseWriter, r *http.Request, reader *bufio.Reader, response *http.Response) (*http.Response, error) {
 	for i := 0; i < maxInformational; i++ {
-		response, err := http.ReadResponse(reader, request)
+		inform(w, response)
+		next, err := http.ReadResponse(reader, r)
 		if err != nil {
 			return nil, err
 		}
-		if response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
-			return &handshake{conn: conn, reader: reader, response: response}, nil
+		if next.StatusCode >= 200 || next.StatusCode == http.StatusSwitchingProtocols {
+			return next, nil
 		}
-		inform(w, response)
+		response = next
 	}
 	return nil, errors.New("too many informational answers")
 }
 
 // agreed checks that the node switches to what the client asked for.
-func agreed(s *handshake, r *http.Request) error {
-	asked := r.Header.Get("Upgrade")
-	got := s.response.Header.Get("Upgrade")
-	if asked == got || strings.EqualFold(asked, got) {
+func agreed(response *http.Response, r *http.Request) error {
+	asked := r.Header["Upgrade"]
+	got := response.Header["Upgrade"]
+	if len(got) > 0 && got[0] == asked[0] {
 		return nil
 	}
-	s.conn.Close()
+	return disagreed(asked[0], response.Header.Get("Upgrade"))
+}
+
+// disagreed is agreed where the two are not written alike.
+func disagreed(asked, got string) error {
+	if strings.EqualFold(asked, got) {
+		return nil
+	}
 	return fmt.Errorf("switches to %q when asked for %q", got, asked)
 }
 
@@ -311,18 +419,16 @@ func switchTo(s *handshake, w http.ResponseWriter) (net.Conn, error) {
 		s.conn.Close()
 		return nil, err
 	}
-	for name, values := range w.Header() { // what other middlewares want the client to get
-		s.response.Header[name] = append(s.response.Header[name], values...)
+	if more := w.Header(); len(more) > 0 {
+		addTo(s.response.Header, more)
 	}
 	s.response.Body = nil
-	err = s.response.Write(buffered)
-	if err == nil {
-		err = passOn(buffered, s.reader)
+	_ = s.response.Write(buffered) // buffered keeps its error, for Flush
+	if s.reader.Buffered() > 0 {
+		_ = passOn(buffered, s.reader)
 	}
-	if err == nil {
-		err = buffered.Flush()
-	}
-	if err == nil {
+	err = buffered.Flush()
+	if err == nil && buffered.Reader.Buffered() > 0 {
 		err = passOn(s.conn, buffered.Reader)
 	}
 	if err == nil {
@@ -336,6 +442,13 @@ func switchTo(s *handshake, w http.ResponseWriter) (net.Conn, error) {
 	return client, nil
 }
 
+// addTo adds what other middlewares want the client to get to an answer.
+func addTo(header, more http.Header) {
+	for name, values := range more {
+		header[name] = append(header[name], values...)
+	}
+}
+
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
@@ -345,42 +458,54 @@ var longAgo = time.Unix(1, 0)
 // goes to the node; with a deadline that has passed nothing else is read. Any other
 // connection stays what it is.
 func unwrap(client net.Conn, node io.Writer) (net.Conn, error) {
-	wrapper := reflect.Indirect(reflect.ValueOf(client))
-	if wrapper.Type().String() != "tcp.peekConn" {
-		return client, nil
-	}
-	field := wrapper.FieldByName("WriteCloser")
-	if !field.IsValid() {
-		return client, nil
-	}
-	inner, ok := field.Interface().(net.Conn)
-	if !ok {
+	inner := unwrapped(client)
+	if inner == nil {
 		return client, nil
 	}
 	_ = inner.SetReadDeadline(longAgo)
 	early := make([]byte, smallBuffer)
-	for {
-		n, err := client.Read(early)
-		if n > 0 {
-			if _, err := node.Write(early[:n]); err != nil {
-				return client, err
-			}
-		}
-		if err != nil {
-			break
-		}
+	var err error
+	if n, _ := client.Read(early); n > 0 {
+		err = passAllOn(client, node, early[:n])
 	}
 	_ = inner.SetReadDeadline(time.Time{})
-	return inner, nil
+	return inner, err
+}
+
+// passAllOn writes what has been read, and what else can be.
+func passAllOn(from io.Reader, to io.Writer, early []byte) error {
+	for len(early) > 0 {
+		if _, err := to.Write(early); err != nil {
+			return err
+		}
+		early = early[:cap(early)]
+		n, _ := from.Read(early)
+		early = early[:n]
+	}
+	return nil
+}
+
+// unwrapped returns what a connection wraps that Traefik's entry point has looked
+// into, or nil.
+func unwrapped(client net.Conn) net.Conn {
+	wrapper := reflect.Indirect(reflect.ValueOf(client))
+	if wrapper.Type().String() != "tcp.peekConn" {
+		return nil
+	}
+	field := wrapper.FieldByName("WriteCloser")
+	if !field.IsValid() {
+		return nil
+	}
+	inner, ok := field.Interface().(net.Conn)
+	if !ok {
+		return nil
+	}
+	return inner
 }
 
 // passOn writes what a reader has buffered.
 func passOn(w io.Writer, reader *bufio.Reader) error {
-	waiting := reader.Buffered()
-	if waiting == 0 {
-		return nil
-	}
-	early, err := reader.Peek(waiting)
+	early, err := reader.Peek(reader.Buffered())
 	if err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func TestAHandshakeReachesTheNodeAsItWas(t *testing.T) {
 	gateway := sessionGateway(t, rawNode(t, keep))
 	rawClient(t, gateway, handshakeText(wgamed))
 	want := "GET " + wgamed + " HTTP/1.1\r\nHost: game.example.com\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n"
+		"Upgrade: websocket\r\nX-Forwarded-For: 127.0.0.1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 	if got := <-saw; got != want {
 		t.Errorf("the node saw\n%s\nwant\n%s", got, want)
 	}

@@ -116,7 +116,7 @@ func TestARouteThatMovesDuringTheHandshakeEndsItsSession(t *testing.T) {
 	}
 	client, ours := tcpPair(t)
 	_, node := tcpPair(t)
-	session := &tunnel{client: ours, node: node, place: everybody.enter("elsewhere:1", 0)}
+	session := &tunnel{client: ours, node: node, place: enter(everybody, "elsewhere:1", 0)}
 	w.m.table.watch(session, r)
 	relay(session)
 	one := make([]byte, 1)

@@ -223,13 +223,13 @@ func (g *ground) know(routes int) error {
 
 // asker is a client with one connection.
 type asker struct {
-	base   string
+	url    string // with a place for the name
 	client *http.Client
 }
 
 func newAsker(g *ground) *asker {
 	return &asker{
-		base:   g.traefik.URL() + "/ws?threadId=1&platform=dev&nodeName=",
+		url:    g.traefik.URL() + "/ws?nodeName=%s&threadId=1&platform=dev", // as the generator spells it
 		client: &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: time.Minute},
 	}
 }
@@ -260,7 +260,7 @@ func (a *asker) until(name string, status int) error {
 }
 
 func (a *asker) get(name string) (*http.Response, error) {
-	resp, err := a.client.Get(a.base + name)
+	resp, err := a.client.Get(fmt.Sprintf(a.url, name))
 	if err != nil {
 		return nil, err
 	}
