@@ -84,7 +84,7 @@ func enterGate(ctx context.Context, g *gate, timeout time.Duration) (bool, error
 
 func leaveGate(g *gate, trial bool, err error) {
 	g.mu.Lock()
-	if trial || err != nil || g.waiting.Len() > 0 {
+	if trial || err != nil || g.dials >= maxDials { // then others may wait
 		g.mu.Unlock()
 		g.leave(trial, err)
 		return

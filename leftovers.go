@@ -20,13 +20,11 @@ const (
 	calmCount = 100
 )
 
-// leftovers counts the sessions whose handshakes' garbage has not been given back.
+// leftovers counts the sessions that have begun since there were few.
 type leftovers struct {
 	every time.Duration // calmAfter
 	free  func()        // debug.FreeOSMemory
-
-	begun   atomic.Int64
-	looking atomic.Bool
+	begun atomic.Int64
 }
 
 // stormed is this Traefik's.
@@ -34,11 +32,7 @@ var stormed = &leftovers{every: calmAfter, free: debug.FreeOSMemory}
 
 // countLeftovers counts a session's.
 func countLeftovers(l *leftovers) {
-	l.begun.Add(1)
-	if l.looking.Load() {
-		return
-	}
-	if !l.looking.Swap(true) {
+	if l.begun.Add(1) == 1 {
 		l.lookLater(0)
 	}
 }
@@ -59,8 +53,9 @@ func (l *leftovers) look(before int64) {
 		return
 	}
 	if now >= stormSize {
-		l.begun.Add(-now)
 		l.free()
 	}
-	l.looking.Store(false)
+	if l.begun.Add(-now) > 0 { // more have begun meanwhile
+		l.lookLater(0)
+	}
 }

@@ -38,7 +38,7 @@ type tunnel struct {
 	client  net.Conn // nil: it has not started
 	node    net.Conn
 	half    atomic.Bool   // one side is done
-	open    atomic.Int32  // directions that go on
+	ended   atomic.Int32  // directions that do not go on
 	place   *crowd        // in the census; nil: it has none yet
 	watched *watched      // with websocket.closeOnRouteChange
 	silence *silence      // with websocket.idleTimeout
@@ -71,7 +71,6 @@ func beginRelaying() {
 // relay starts a session: it copies between the two connections until both are
 // done or one of them breaks.
 func relay(t *tunnel) {
-	t.open.Store(2)
 	tunnels <- t
 }
 
@@ -189,18 +188,22 @@ func caught(d *direction) {
 	}
 }
 
-// stop ends a direction. When from is done, to is told so and has a while to finish;
-// when either breaks both are closed. The last direction of a session gives back
-// what the session holds.
+// stop ends a direction. The first of a session's that ends because from is done
+// leaves the other one a while; else both connections are closed.
 func stop(d *direction, err error) {
-	if err != nil || !saidDone(d) {
-		d.to.Close()
-		d.from.Close()
-	}
-	t := d.t
-	if t.open.Add(-1) != 0 {
+	last := d.t.ended.Add(1) == 2
+	if err == nil && !last && saidDone(d) {
 		return
 	}
+	d.to.Close()
+	d.from.Close()
+	if last {
+		over(d.t)
+	}
+}
+
+// over gives back what a session holds.
+func over(t *tunnel) {
 	leave(everybody, t.place)
 	if t.watched != nil {
 		t.watched.table.unwatch(t)

@@ -62,6 +62,33 @@ func TestFailedUpgradesLeaveNothing(t *testing.T) {
 	t.Logf("before %+v, after %d failed handshakes %+v", before, each*len(kinds), after)
 }
 
+// Sessions of which one side says that it is done, and then the other, leave
+// neither a connection nor a goroutine in Traefik, and need no garbage collection
+// for it.
+func TestSessionsThatEndInPeaceLeaveNothing(t *testing.T) {
+	const sessions = 200
+	w := setup{debug: true}.begin(t)
+	n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(echo)))
+	do(t, w.redis, "HSET", key("crowd"), "1", n.Addr())
+	before := w.holdings()
+	conns := w.open(sessions, "crowd")
+	if during := w.holdings(); during.descriptors < before.descriptors+2*sessions {
+		t.Fatalf("%+v before, and %+v during %d sessions", before, during, sessions)
+	}
+	for _, c := range conns {
+		must(t, c.(*net.TCPConn).CloseWrite())
+		if _, err := io.ReadAll(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var after holdings
+	eventually(t, "Traefik holds what it held before", func() bool {
+		after = w.holdings()
+		return after.descriptors <= before.descriptors+5 && after.goroutines <= before.goroutines+10
+	})
+	t.Logf("before %+v, after %d sessions %+v", before, sessions, after)
+}
+
 // fail tries a handshake and checks how it fails.
 func fail(addr, target string, status int) error {
 	c, err := net.Dial("tcp", addr)
