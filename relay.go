@@ -150,7 +150,7 @@ func goesOn(d *direction, n int64, err error) bool {
 }
 
 // carriesOn is goesOn for a direction that may not have come to its end.
-func carriesOn(d *direction, n int64, err error) (on bool) {
+func carriesOn(d *direction, n int64, err error) bool {
 	defer caught(d)
 	t := d.t
 	if t.silence != nil {
@@ -158,7 +158,7 @@ func carriesOn(d *direction, n int64, err error) (on bool) {
 		if n > 0 {
 			t.silence.since.Store(now)
 		}
-		// Neither direction has carried anything for all of the limit: it is over.
+		// It ends when neither direction has carried anything for all of the limit.
 		if errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && now-t.silence.since.Load() < int64(t.silence.limit) {
 			err = nil
 			n = stint

@@ -70,5 +70,8 @@ func measurePrices(g *ground, s settings, out string) error {
 		r.row(v.name, us(mine), fmt.Sprintf("%.2f", float64(mine)/float64(median(of(scores[plain.name], cpuEach)))),
 			kB(m.after), kB(m.settled), ratesOf(of(scores[v.name], perSecond)))
 	}
+	if err := loading(g, s, r); err != nil {
+		return err
+	}
 	return r.write(out, "prices.md")
 }

@@ -47,6 +47,8 @@ type TraefikOptions struct {
 	Debug bool
 	// Env are additional environment variables, NAME=value.
 	Env []string
+	// NoPlugin starts Traefik without the plugin, to compare with.
+	NoPlugin bool
 	// AllowErrors lets Start and Reload succeed although Traefik refused a
 	// router or a middleware; Errors tells which.
 	AllowErrors bool
@@ -192,6 +194,10 @@ func (t *Traefik) static() string {
 	if t.o.AccessLog != "" {
 		accessLog = fmt.Sprintf("accessLog: {filePath: %s, format: json}\n", flow(t.o.AccessLog))
 	}
+	plugins := fmt.Sprintf("experimental: {localPlugins: {dynamicforward: {moduleName: %s}}}\n", Module)
+	if t.o.NoPlugin {
+		plugins = ""
+	}
 	return fmt.Sprintf(`global: {checkNewVersion: false, sendAnonymousUsage: false}
 log: {level: %s, noColor: true}
 %sapi: {insecure: false, dashboard: false, debug: %t}
@@ -202,11 +208,8 @@ entryPoints:
 providers:
   providersThrottleDuration: 10ms
   file: {filename: %s, watch: true}
-experimental:
-  localPlugins:
-    dynamicforward: {moduleName: %s}
-%s
-`, t.o.LogLevel, accessLog, t.o.Debug, flow(t.addr), indent(entryPoint, "    "), flow(t.dynamicFile()), Module, t.o.Static)
+%s%s
+`, t.o.LogLevel, accessLog, t.o.Debug, flow(t.addr), indent(entryPoint, "    "), flow(t.dynamicFile()), plugins, t.o.Static)
 }
 
 func indent(yaml, by string) string {
