@@ -23,6 +23,7 @@ type forwarder struct {
 	transport *http.Transport // dials through the fence
 	flush     time.Duration   // see Config.ResponseForwarding
 	carriers  *sync.Pool      // of *httputil.ReverseProxy; see newCarriers
+	lanes     *watchman
 }
 
 // maxWays bounds the addresses that a middleware knows the way to at a time.
@@ -62,6 +63,7 @@ func (m *middleware) newWay(node *target) *way {
 			return nil
 		}
 	}
+	to.lanes = newLanes(m.nodes, to)
 	return to
 }
 

@@ -3,6 +3,7 @@ package dynamicforward
 import (
 	"net/http"
 	"net/http/httputil"
+	"reflect"
 	"sync"
 )
 
@@ -13,6 +14,7 @@ import (
 type shortcuts struct {
 	mu    sync.RWMutex
 	known map[string]*way
+	lanes map[string]chan *lane // the idle lanes of those ways that can have some
 }
 
 // way is how requests get to a node.
@@ -22,23 +24,38 @@ type way struct {
 	proxy  *httputil.ReverseProxy
 	secure bool // by TLS
 	asSent bool // target and Host of a request go to the node as they come
+	lanes  *lanes
 }
 
 func newShortcuts() *shortcuts {
-	return &shortcuts{known: map[string]*way{}}
+	return &shortcuts{known: map[string]*way{}, lanes: map[string]chan *lane{}}
 }
 
 // put adds a shortcut.
 func (s *shortcuts) put(query string, to *way) {
 	s.mu.Lock()
 	s.known[query] = to
+	if to.lanes != nil {
+		s.lanes[query] = to.lanes.idle
+	} else {
+		delete(s.lanes, query)
+	}
 	s.mu.Unlock()
+}
+
+// get returns where a shortcut leads, or nil.
+func (s *shortcuts) get(query string) *way {
+	s.mu.RLock()
+	to := s.known[query]
+	s.mu.RUnlock()
+	return to
 }
 
 // remove removes a shortcut.
 func (s *shortcuts) remove(query string) {
 	s.mu.Lock()
 	delete(s.known, query)
+	delete(s.lanes, query)
 	s.mu.Unlock()
 }
 
@@ -46,6 +63,7 @@ func (s *shortcuts) remove(query string) {
 func (s *shortcuts) forget() {
 	s.mu.Lock()
 	s.known = map[string]*way{}
+	reflect.ValueOf(s.lanes).Clear() // handler has this one; Yaegi has no clear
 	s.mu.Unlock()
 }
 
@@ -53,19 +71,21 @@ func (s *shortcuts) forget() {
 // To compare is cheaper, interpreted, than to look for a prefix.
 const afterPrefix = "X-Dynamicforward."
 
-// handler returns the handler of every request. It is the short way, for a plain
-// request whose query was seen before; serve is the long one. Interpreted, a call
-// of compiled code costs half a microsecond; a function pays for all its variables
-// and intermediate values each time, used or not; and a method of our own is
-// called through reflection and costs four times as much as a function. So this
-// one captures what it needs, and has little of all.
+// handler returns the handler of every request. It is the short way, for a plain GET
+// whose query was seen before, to a node that has lanes; serve has all others.
+// Interpreted, a call of compiled code costs half a microsecond; a function pays for
+// all its variables and intermediate values each time, used or not; and a method of
+// our own is called through reflection and costs four times as much as a function. So
+// this one captures what it needs, constants too, and has little of all.
 //
 // What Connection names the proxy keeps from the node. Traefik's entry point
 // leaves no Connection header but for an upgrade.
 func (m *middleware) handler() http.Handler {
-	short := m.short
-	mu := &short.mu
-	carriers := m.nodes.carriers
+	lanes := m.short.lanes
+	mu := &m.short.mu
+	get := http.MethodGet
+	spare := spareLanes
+	drop := dropNodeHeader
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		header := r.Header
 		for name := range header {
@@ -75,25 +95,34 @@ func (m *middleware) handler() http.Handler {
 			}
 		}
 		mu.RLock()
-		to := short.known[r.URL.RawQuery]
+		idle := lanes[r.URL.RawQuery]
 		mu.RUnlock()
-		if to == nil || r.ContentLength != 0 || header["Connection"] != nil {
-			serve(m, w, r, to)
+		if len(idle) <= spare || r.Method != get || r.ContentLength != 0 || header["Connection"] != nil {
+			serve(m, w, r)
 			return
 		}
-		header[nodeHeader] = to.header
-		header["Connection"] = dropNodeHeader
-		proxy := carriers.Get().(*httputil.ReverseProxy)
-		proxy.Director = to.proxy.Director
-		proxy.ErrorHandler = to.proxy.ErrorHandler
-		proxy.ServeHTTP(w, r) // if this panics, the proxy is not used again
-		carriers.Put(proxy)
+		l := <-idle
+		header[nodeHeader] = l.header
+		header["Connection"] = drop
+		l.proxy.ServeHTTP(w, r) // if this panics, the watchman looks after the lane
+		if l.odd {
+			l.settle()
+			return
+		}
+		idle <- l
 	}
 	return http.HandlerFunc(handle)
 }
 
 // serve takes a request on that is not plain, or has no shortcut.
-func serve(m *middleware, w http.ResponseWriter, r *http.Request, to *way) {
+func serve(m *middleware, w http.ResponseWriter, r *http.Request) {
+	to := m.short.get(r.URL.RawQuery)
+	if to != nil && r.ContentLength == 0 && r.Header["Connection"] == nil {
+		r.Header[nodeHeader] = to.header
+		r.Header["Connection"] = dropNodeHeader
+		withoutLane(w, r, m.nodes, to)
+		return
+	}
 	if to == nil || !isUpgrade(r) {
 		m.serve(w, r)
 		return

@@ -55,7 +55,7 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, respon
 	}
 	open := func() closer {
 		beginRelaying()
-		f := &forwarder{fence: fence, transport: transport, flush: flush}
+		f := &forwarder{fence: fence, transport: transport, flush: flush, lanes: newWatchman()}
 		f.carriers = newCarriers(f)
 		return f
 	}

@@ -1,0 +1,479 @@
+package dynamicforward
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"net/textproto"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+)
+
+// A node that is asked for much gets lanes. A lane is a connection to the node, with
+// a proxy and a buffer of its own, that carries plain GETs one after the other.
+// http.Transport has two goroutines for each connection, and to wake them costs more
+// than all that is interpreted on the short way; a lane has none. The price is that
+// nobody reads a lane that is idle, so it must not be idle for long: a node that is
+// asked for little gets none, and one that has lanes loses those that it does not
+// use. All other requests, and those that find no lane, go by the transport.
+const (
+	// laneTick is how often the watchman looks after the lanes. One that was idle
+	// from one look to the next is closed; one whose client has gone, or whose node
+	// has not answered in time, is closed at a look.
+	laneTick = 200 * time.Millisecond
+	// busyNode is how many requests to a node within a tick have to find no lane for
+	// the node to get one.
+	busyNode = 16
+	// maxLanes is how many a node may have, unless maxIdleConnsPerHost is less.
+	maxLanes = 256
+	// spareLanes are left idle. A request that finds more takes one, and where others
+	// are faster it waits for the next that is free, or for a stand-in (see tick).
+	spareLanes = 4
+	// lostAfter is how many looks a lane may be nowhere to be seen, which it is for
+	// the moments in which an answer is written to the client.
+	lostAfter = 50
+	// laneBuffer is the size of a lane's reader and of its writer, in bytes.
+	laneBuffer = 4096
+)
+
+// lanes are those of one way.
+type lanes struct {
+	idle    chan *lane // with room for all, and then some
+	make    func() *lane
+	standIn func() *lane
+
+	mu     sync.Mutex
+	open   map[*lane]bool
+	missed int // requests that have found no lane since the last tick
+}
+
+// lane belongs to the request that has taken it out of idle, but while that is in under
+// to whoever takes it out there.
+//
+// Yaegi: it does not know the way that it belongs to, nor do lanes: types that contain
+// each other get mixed up.
+type lane struct {
+	header []string // the value of nodeHeader
+	proxy  *httputil.ReverseProxy
+	under  chan *http.Request // the request under way, for the watchman to look at
+	last   *http.Request      // the latest that it has carried
+	odd    bool               // it has met something unusual: see settle
+	over   bool               // it cannot take another request
+	late   bool               // the node has not answered in time
+	body   bool               // the request is in under for the body of its answer
+	conn   net.Conn           // nil: it has not dialed yet
+
+	// The watchman's.
+	seen   *http.Request // in under at the last look
+	since  time.Time     // the first look at it
+	rested *http.Request // last, when it was idle at a look
+	absent int           // looks in a row at which it was neither idle nor under way
+
+	fence     *fence
+	transport *http.Transport
+	address   string // to dial, host:port
+	limited   *io.LimitedReader
+	reader    *bufio.Reader
+	writer    *bufio.Writer
+	fresh     bool // this is the first request on its connection
+	flush     time.Duration
+	settle    func()
+}
+
+// newLanes returns the lanes of a way, none yet; nil: it has none ever.
+func newLanes(f *forwarder, to *way) *lanes {
+	room := maxLanes
+	if kept := f.transport.MaxIdleConnsPerHost; kept < room {
+		room = kept
+	}
+	if to.secure || room <= spareLanes {
+		return nil
+	}
+	g := &lanes{open: map[*lane]bool{}}
+	g.make = func() *lane {
+		l := newLane(f, to)
+		l.settle = func() { settle(g, l) }
+		return l
+	}
+	g.standIn = func() *lane {
+		l := g.make()
+		l.proxy.Transport = f.transport
+		l.proxy.FlushInterval = f.flush
+		l.odd = true
+		l.over = true
+		return l
+	}
+	g.idle = make(chan *lane, 2*room)
+	return g
+}
+
+// newLane returns a lane that dials when it is asked first.
+func newLane(f *forwarder, to *way) *lane {
+	l := &lane{header: to.header, fence: f.fence, transport: f.transport, address: to.node.dial, flush: f.flush}
+	l.under = make(chan *http.Request, 1)
+	l.limited = &io.LimitedReader{R: undialed}
+	l.reader = bufio.NewReaderSize(l.limited, laneBuffer)
+	l.writer = bufio.NewWriterSize(undialed, laneBuffer)
+	// FlushInterval is for answers that are not here to their end: see unusual.
+	l.proxy = &httputil.ReverseProxy{Director: to.proxy.Director, ErrorHandler: to.proxy.ErrorHandler, BufferPool: pooled}
+	ownBuffer(l.proxy)
+	ownTrip(l.proxy, newTrip(l))
+	return l
+}
+
+// undialed is what a lane reads from and writes to before it has dialed: both fail.
+var undialed = closedConn()
+
+func closedConn() net.Conn {
+	conn, other := net.Pipe()
+	conn.Close()
+	other.Close()
+	return conn
+}
+
+// trip is an http.RoundTripper.
+type trip struct {
+	take func(r *http.Request) (*http.Response, error)
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := t.take(r)
+	return response, err
+}
+
+// ownTrip gives a proxy a transport. Yaegi: in the struct in which it keeps an
+// interpreted http.RoundTripper, a function costs less than a method does.
+func ownTrip(proxy *httputil.ReverseProxy, take func(r *http.Request) (*http.Response, error)) {
+	var transport http.RoundTripper = &trip{take: take}
+	proxy.Transport = transport
+	field := reflect.ValueOf(proxy).Elem().FieldByName("Transport")
+	if field.Elem().Kind() != reflect.Struct {
+		return // compiled
+	}
+	own := reflect.New(field.Elem().Type()).Elem()
+	direct := own.FieldByName("WRoundTrip")
+	function := reflect.ValueOf(take)
+	if direct.IsValid() && direct.Type() == function.Type() {
+		direct.Set(function)
+		field.Set(own)
+	}
+}
+
+// newTrip returns what takes a request over a lane to the node and the head of the
+// answer back. See handler for why it is as short as it is.
+func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
+	under := l.under
+	limited := l.limited
+	reader := l.reader
+	writer := l.writer
+	headLimit := int64(maxAnswerHead)
+	return func(r *http.Request) (*http.Response, error) {
+		l.last = r
+		under <- r
+		limited.N = headLimit
+		if r.Write(writer) != nil {
+			return notSent(l, r)
+		}
+		writer.Flush() // where it fails the read does, too
+		response, err := http.ReadResponse(reader, r)
+		<-under
+		if err != nil || response.StatusCode < 200 || response.Close || response.ContentLength != int64(reader.Buffered()) {
+			return unusual(l, r, response, err)
+		}
+		return response, nil
+	}
+}
+
+// errNotSent is why a lane has not sent a request.
+var errNotSent = errors.New("the request could not be sent")
+
+// notSent is for a request that a lane cannot send.
+func notSent(l *lane, r *http.Request) (*http.Response, error) {
+	<-l.under
+	response, err := failed(l, r, errNotSent)
+	return response, err
+}
+
+// failed ends a lane whose request has no answer, and returns the error. A connection
+// that the node has closed while it was idle says nothing of the node: the request, a
+// GET, is made once more by the transport, as that does with its own.
+func failed(l *lane, r *http.Request, err error) (*http.Response, error) {
+	if l.conn == nil {
+		response, failure := first(l, r)
+		return response, failure
+	}
+	closed := l.over
+	l.odd = true
+	l.over = true
+	l.conn.Close()
+	if gone := r.Context().Err(); gone != nil {
+		return nil, gone
+	}
+	if l.late {
+		return nil, fmt.Errorf("no answer in time: %w", os.ErrDeadlineExceeded)
+	}
+	if !closed && !l.fresh && l.limited.N == maxAnswerHead {
+		response, failure := l.transport.RoundTrip(r)
+		return response, failure
+	}
+	return nil, answerError(err, l.limited)
+}
+
+// first takes the first request of a lane, which dials.
+func first(l *lane, r *http.Request) (*http.Response, error) {
+	conn, err := dialThrough(r.Context(), l.fence, "tcp", l.address)
+	if err != nil {
+		l.odd = true
+		l.over = true
+		return nil, err
+	}
+	l.conn = conn
+	l.limited.R = conn
+	l.reader.Reset(l.limited)
+	l.writer.Reset(conn)
+	l.fresh = true
+	response, failure := l.proxy.Transport.RoundTrip(r)
+	l.fresh = false
+	return response, failure
+}
+
+// unusual takes an answer on that has not come; that is informational, and goes to the
+// client at once; that is the last one of its connection; or that is not here to its
+// end, so that it may have to be flushed on its way. What comes after the end of an
+// answer is none that anybody has asked for.
+func unusual(l *lane, r *http.Request, response *http.Response, err error) (*http.Response, error) {
+	trace := httptrace.ContextClientTrace(r.Context())
+	for i := 0; err == nil && response.StatusCode < 200; i++ {
+		if response.StatusCode == http.StatusSwitchingProtocols || i == maxInformational {
+			err = fmt.Errorf("an answer with status %d where none of its kind was asked for", response.StatusCode)
+			break
+		}
+		if trace != nil && trace.Got1xxResponse != nil {
+			_ = trace.Got1xxResponse(response.StatusCode, textproto.MIMEHeader(response.Header))
+		}
+		l.under <- r
+		next, failure := http.ReadResponse(l.reader, r)
+		<-l.under
+		response = next
+		err = failure
+	}
+	if err != nil {
+		instead, failure := failed(l, r, err)
+		return instead, failure
+	}
+	// Yaegi: a value of our own goes into a compiled struct's field by way of a
+	// variable of the field's type.
+	var body io.ReadCloser = &attended{ReadCloser: response.Body, client: r.Context()}
+	response.Body = body
+	l.odd = true
+	l.over = l.over || response.Close
+	l.body = true
+	l.proxy.FlushInterval = l.flush
+	l.limited.N = math.MaxInt64
+	l.under <- r // until it is settled
+	return response, nil
+}
+
+// ride has a request that has taken a lane carried by it; handler does the same.
+func ride(g *lanes, l *lane, w http.ResponseWriter, r *http.Request) {
+	l.proxy.ServeHTTP(w, r)
+	if l.odd {
+		l.settle()
+		return
+	}
+	g.idle <- l
+}
+
+// settle decides whether a lane that has met something unusual can take another
+// request.
+func settle(g *lanes, l *lane) {
+	if l.body {
+		<-l.under
+		l.body = false
+	}
+	if l.over || l.reader.Buffered() > 0 {
+		end(g, l)
+		return
+	}
+	l.odd = false
+	l.proxy.FlushInterval = 0
+	g.idle <- l
+}
+
+// end closes a lane for good.
+func end(g *lanes, l *lane) {
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	g.mu.Lock()
+	delete(g.open, l)
+	g.mu.Unlock()
+}
+
+// withoutLane forwards a plain request that has found no lane: by a new one, where the
+// node is busy, or by the transport.
+func withoutLane(w http.ResponseWriter, r *http.Request, nodes *forwarder, to *way) {
+	if to.lanes != nil && r.Method == http.MethodGet {
+		if l := another(to.lanes, nodes.lanes); l != nil {
+			ride(to.lanes, l, w, r)
+			return
+		}
+	}
+	proxy := nodes.carriers.Get().(*httputil.ReverseProxy)
+	proxy.Director = to.proxy.Director
+	proxy.ErrorHandler = to.proxy.ErrorHandler
+	proxy.ServeHTTP(w, r) // if this panics, the proxy is not used again
+	nodes.carriers.Put(proxy)
+}
+
+// another opens a lane, if the node is busy enough and has room for one; else nil.
+func another(g *lanes, m *watchman) *lane {
+	g.mu.Lock()
+	g.missed++
+	if g.missed < busyNode || len(g.open) == cap(g.idle)/2 {
+		g.mu.Unlock()
+		return nil
+	}
+	l := g.make()
+	g.open[l] = true
+	g.mu.Unlock()
+	m.watch(g)
+	return l
+}
+
+// watchman looks after the lanes of a forwarder, for as long as there are any.
+type watchman struct {
+	every   time.Duration // laneTick
+	mu      sync.Mutex
+	watched map[*lanes]bool
+}
+
+func newWatchman() *watchman {
+	return &watchman{every: laneTick, watched: map[*lanes]bool{}}
+}
+
+// watch has lanes looked after.
+func (m *watchman) watch(g *lanes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.watched) == 0 {
+		m.lookLater()
+	}
+	m.watched[g] = true
+}
+
+func (m *watchman) lookLater() {
+	look := func() { m.look() }
+	time.AfterFunc(m.every, look)
+}
+
+// look looks after all lanes, and later again if some are left.
+func (m *watchman) look() {
+	defer recovered("looking after connections to nodes")
+	for _, g := range m.all() {
+		g.tick(time.Now())
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for g := range m.watched {
+		if g.none() {
+			delete(m.watched, g)
+		}
+	}
+	if len(m.watched) > 0 {
+		m.lookLater()
+	}
+}
+
+// all returns the lanes that are looked after.
+func (m *watchman) all() []*lanes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]*lanes, 0, len(m.watched))
+	for g := range m.watched {
+		all = append(all, g)
+	}
+	return all
+}
+
+// none tells whether no lane is open.
+func (g *lanes) none() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.open) == 0
+}
+
+// tick closes the lanes that are of no use any more, and sees to it that no request
+// waits for one in vain.
+func (g *lanes) tick(now time.Time) {
+	g.mu.Lock()
+	g.missed = 0
+	open := make([]*lane, 0, len(g.open))
+	for l := range g.open {
+		open = append(open, l)
+	}
+	g.mu.Unlock()
+	for i := len(g.idle); i > 0; i-- {
+		next, some := reflect.ValueOf(g.idle).TryRecv()
+		if !some {
+			break
+		}
+		l := next.Interface().(*lane)
+		if l.over || l.last == l.rested {
+			end(g, l)
+			continue
+		}
+		l.rested = l.last
+		l.absent = -1 // look comes by
+		g.idle <- l
+	}
+	for _, l := range open {
+		l.look(g, now)
+	}
+	if len(g.idle) == 0 {
+		g.idle <- g.standIn()
+	}
+}
+
+// look closes a lane whose request's client has gone, or whose node has had the time to
+// answer. A request that has ended by a panic has left its lane in under, or nowhere:
+// one that is not seen again for long is forgotten, and the collector of garbage closes
+// it.
+func (l *lane) look(g *lanes, now time.Time) {
+	value, some := reflect.ValueOf(l.under).TryRecv() // Yaegi: a select is not safe (see choose)
+	if !some {
+		l.seen = nil
+		l.absent++
+		if l.absent == lostAfter {
+			g.mu.Lock()
+			delete(g.open, l)
+			g.mu.Unlock()
+		}
+		return
+	}
+	l.absent = 0
+	r := value.Interface().(*http.Request)
+	limit := l.transport.ResponseHeaderTimeout
+	switch {
+	case r.Context().Err() != nil:
+		l.odd = true
+		l.over = true
+		end(g, l)
+	case l.seen != r:
+		l.seen = r
+		l.since = now
+	case !l.body && limit > 0 && now.Sub(l.since) >= limit:
+		l.late = true
+		l.conn.Close()
+	}
+	l.under <- r
+}

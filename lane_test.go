@@ -1,0 +1,417 @@
+package dynamicforward
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/traefik/genconf/dynamic"
+)
+
+// laneNode is a node whose answers are written by hand.
+type laneNode struct {
+	addr        string
+	requests    atomic.Int64
+	connections atomic.Int64
+	open        atomic.Int64
+}
+
+// plainAnswer is an answer of usual kind.
+const plainAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+// newLaneNode starts a node. answer gets each request's number, from 1, and its head,
+// and returns what to say; after "" nothing is said any more, and after what ends in
+// "!close" the connection is closed.
+func newLaneNode(t *testing.T, answer func(number int64, head string) string) *laneNode {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &laneNode{addr: listener.Addr().String()}
+	serve := func(conn net.Conn) {
+		defer conn.Close()
+		defer n.open.Add(-1)
+		reader := bufio.NewReader(conn)
+		for {
+			head := ""
+			for !strings.HasSuffix(head, "\r\n\r\n") {
+				line, err := reader.ReadString('\n')
+				if err != nil {
+					return
+				}
+				head += line
+			}
+			said := answer(n.requests.Add(1), head)
+			_, _ = io.WriteString(conn, strings.TrimSuffix(said, "!close"))
+			if strings.HasSuffix(said, "!close") {
+				return
+			}
+		}
+	}
+	accept := func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			n.connections.Add(1)
+			n.open.Add(1)
+			go serve(conn)
+		}
+	}
+	go accept()
+	t.Cleanup(func() { listener.Close() })
+	return n
+}
+
+// laneSetting makes each test's settings others than those of the rest.
+var laneSetting atomic.Int64
+
+// newLaneGateway is a gateway to a node that has just more lanes than are left idle, so
+// that the next request takes one. The watchman comes only when the test has it tick.
+func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lanes) {
+	t.Helper()
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	config := testConfig(redis.addr)
+	config.ServersTransport = &dynamic.ServersTransport{MaxIdleConnsPerHost: 20 + int(laneSetting.Add(1))}
+	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: timeout}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.nodes.lanes.every = time.Hour
+	url := serveMiddleware(t, m.handler()) + wgamed
+	get(t, url)
+	_, query, _ := strings.Cut(wgamed, "?")
+	g := m.short.get(query).lanes
+	for i := 0; i <= spareLanes; i++ {
+		g.mu.Lock()
+		g.missed = busyNode
+		g.mu.Unlock()
+		get(t, url)
+	}
+	if len(g.idle) != spareLanes+1 {
+		t.Fatalf("%d lanes are idle, want %d", len(g.idle), spareLanes+1)
+	}
+	g.mu.Lock()
+	g.missed = 0
+	g.mu.Unlock()
+	return url, g
+}
+
+// opened is how many requests newLaneGateway makes.
+const opened = 1 + spareLanes + 1
+
+// lanesOpen tells how many lanes there are.
+func lanesOpen(g *lanes) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.open)
+}
+
+// soon waits for a condition.
+func soon(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(fakeRedisPatience); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(what + ": not in time")
+		}
+	}
+}
+
+func TestABusyNodeGetsLanes(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	url := testGateway(t, testConfig(redis.addr)) + wgamed
+	for i := 0; i < 4*busyNode; i++ {
+		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %q", response.StatusCode, body)
+		}
+	}
+	if got := node.requests.Load(); got != 4*busyNode {
+		t.Errorf("%d requests arrived, want %d", got, 4*busyNode)
+	}
+	if got := node.connections.Load(); got < 1+spareLanes+1 {
+		t.Errorf("%d connections: no lanes", got)
+	}
+}
+
+func TestARequestGoesByALane(t *testing.T) {
+	plain := func(_ int64, head string) string {
+		if !strings.Contains(head, "\r\nX-Forwarded-For: 127.0.0.1\r\n") || strings.Contains(head, "X-Dynamicforward") {
+			return "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, plain)
+	url, g := newLaneGateway(t, node, "")
+	before := node.connections.Load()
+	for i := 0; i < 20; i++ {
+		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %q", response.StatusCode, body)
+		}
+	}
+	if node.connections.Load() != before || node.requests.Load() != 20+opened || lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d connections, %d requests, %d lanes", node.connections.Load(), node.requests.Load(), lanesOpen(g))
+	}
+}
+
+func TestALaneThatTheNodeHasClosedIsNoFailure(t *testing.T) {
+	fifth := func(number int64, _ string) string {
+		if number > 1 && number <= opened {
+			return plainAnswer + "!close" // without a word
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, fifth)
+	url, g := newLaneGateway(t, node, "")
+	soon(t, "the node's end of the lanes", func() bool { return node.open.Load() == 1 })
+	for i := 0; i < 3; i++ {
+		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %q", response.StatusCode, body)
+		}
+	}
+	if node.requests.Load() != opened+3 || lanesOpen(g) != spareLanes {
+		t.Errorf("%d requests, %d lanes left", node.requests.Load(), lanesOpen(g))
+	}
+}
+
+func TestALaneEndsWhenTheNodeSaysSo(t *testing.T) {
+	last := func(number int64, _ string) string {
+		if number > opened {
+			return "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlast"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, last)
+	url, g := newLaneGateway(t, node, "")
+	if response, body := get(t, url); response.StatusCode != 200 || body != "last" {
+		t.Errorf("%d %q", response.StatusCode, body)
+	}
+	soon(t, "the end of the lane", func() bool { return lanesOpen(g) == spareLanes && node.open.Load() == 1+spareLanes })
+	if node.requests.Load() != opened+1 {
+		t.Errorf("%d requests, want %d", node.requests.Load(), opened+1)
+	}
+}
+
+func TestNobodyGetsWhatNobodyAskedFor(t *testing.T) {
+	twice := func(number int64, _ string) string {
+		if number == opened+1 {
+			return plainAnswer + "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, twice)
+	url, g := newLaneGateway(t, node, "")
+	for i := 0; i < 2*opened; i++ {
+		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %q", response.StatusCode, body)
+		}
+	}
+	if lanesOpen(g) != spareLanes {
+		t.Errorf("%d lanes, want %d", lanesOpen(g), spareLanes)
+	}
+}
+
+func TestALaneCarriesAnswersOfEveryKind(t *testing.T) {
+	long := strings.Repeat("0123456789", 20000)
+	answers := []string{
+		fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(long), long),
+		fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n%x\r\n%s\r\n0\r\nX-Sum: 1\r\n\r\n", len(long), long),
+		"HTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.0 200 OK\r\n\r\nuntil the end!close",
+	}
+	bodies := []string{long, long, "", "ok", "until the end"}
+	kinds := func(number int64, _ string) string {
+		if number <= opened {
+			return plainAnswer
+		}
+		return answers[number-opened-1]
+	}
+	node := newLaneNode(t, kinds)
+	url, g := newLaneGateway(t, node, "")
+	hints := 0
+	for i, want := range bodies {
+		trace := &httptrace.ClientTrace{Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			if header.Get("Link") != "" {
+				hints++
+			}
+			return nil
+		}}
+		request, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || string(body) != want || i == 1 && response.Trailer.Get("X-Sum") != "1" {
+			t.Errorf("answer %d: %d bytes, %v, trailer %v", i, len(body), err, response.Trailer)
+		}
+		if i == 3 && (hints != 1 || response.Header.Get("Link") != "") {
+			t.Errorf("%d hints, header %v", hints, response.Header)
+		}
+	}
+	if node.requests.Load() != opened+int64(len(answers)) || lanesOpen(g) != spareLanes {
+		t.Errorf("%d requests, %d lanes left", node.requests.Load(), lanesOpen(g))
+	}
+}
+
+func TestALaneWaitsForAnAnswerNoLongerThanItMay(t *testing.T) {
+	silent := func(number int64, _ string) string {
+		if number > opened {
+			return ""
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, silent)
+	url, g := newLaneGateway(t, node, "1h")
+	status := make(chan int, 1)
+	ask := func() {
+		response, err := http.Get(url)
+		if err != nil {
+			status <- 0
+			return
+		}
+		response.Body.Close()
+		status <- response.StatusCode
+	}
+	go ask()
+	soon(t, "the request", func() bool { return node.requests.Load() == opened+1 })
+	now := time.Now()
+	g.tick(now)
+	g.tick(now.Add(time.Hour - time.Second))
+	if lanesOpen(g) != 1 {
+		t.Errorf("%d lanes, want the one that waits", lanesOpen(g)) // the idle ones are gone
+	}
+	g.tick(now.Add(time.Hour))
+	soon(t, "the answer", func() bool { return len(status) == 1 })
+	if got := <-status; got != http.StatusGatewayTimeout {
+		t.Errorf("status %d", got)
+	}
+}
+
+func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
+	silent := func(number int64, _ string) string {
+		switch number {
+		case opened + 1:
+			return ""
+		case opened + 2:
+			return "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, silent)
+	url, g := newLaneGateway(t, node, "")
+	var done sync.WaitGroup
+	for i := 1; i <= 2; i++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done.Add(1)
+		ask := func() {
+			defer done.Done()
+			response, err := http.DefaultClient.Do(request)
+			if err == nil {
+				_, _ = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+			}
+		}
+		go ask()
+		if i == 2 { // the first has left spareLanes: the second would go by the transport
+			g.mu.Lock()
+			g.missed = busyNode
+			g.mu.Unlock()
+		}
+		count := int64(opened + i)
+		soon(t, "the request", func() bool { return node.requests.Load() == count })
+		cancel()
+		done.Wait()
+		now := time.Now()
+		soon(t, "the end of the lane", func() bool {
+			for j := len(g.idle); j > 0; j-- {
+				l := <-g.idle
+				l.rested = nil // it stays
+				g.idle <- l
+			}
+			g.tick(now)
+			return node.open.Load() == 1+spareLanes
+		})
+	}
+}
+
+func TestIdleLanesAreClosed(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g := newLaneGateway(t, node, "")
+	g.tick(time.Now())
+	if lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d lanes after one look", lanesOpen(g))
+	}
+	get(t, url)
+	g.tick(time.Now())
+	if lanesOpen(g) != 1 {
+		t.Errorf("%d lanes after two, want the one that was used", lanesOpen(g))
+	}
+	g.tick(time.Now())
+	soon(t, "the end of all", func() bool { return lanesOpen(g) == 0 && node.open.Load() == 1 })
+}
+
+func TestNoRequestWaitsForALaneInVain(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	_, g := newLaneGateway(t, node, "")
+	for len(g.idle) > 0 { // as if others had taken them for long
+		<-g.idle
+	}
+	g.tick(time.Now())
+	l := <-g.idle
+	recorder := newRecorder()
+	request, err := http.NewRequest(http.MethodGet, "http://gateway"+wgamed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ride(g, l, recorder, request)
+	if recorder.body.String() != "ok" || len(g.idle) != 0 {
+		t.Errorf("%q, %d idle", recorder.body.String(), len(g.idle))
+	}
+}
+
+// recorder is a ResponseWriter that keeps the body.
+type recorder struct {
+	header http.Header
+	body   strings.Builder
+}
+
+func newRecorder() *recorder { return &recorder{header: http.Header{}} }
+
+// Header implements http.ResponseWriter.
+func (r *recorder) Header() http.Header { return r.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(_ int) {}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
