@@ -172,6 +172,8 @@ type caller struct {
 	in   *bufio.Reader
 	x    *exchange
 	seen strings.Builder
+
+	continued bool // it was told to go on
 }
 
 // note writes down what the client has seen.
@@ -196,7 +198,9 @@ func (c *caller) hear(method string) bool {
 	return !m.broken
 }
 
-// hearHead reads the head of an answer, and all of the informational ones before.
+// hearHead reads the head of an answer, and all of the informational ones before. 100
+// Continue is written down once: the node says it, and so does net/http for Traefik,
+// unless that comes too late.
 func (c *caller) hearHead() *message {
 	for {
 		m, err := readHead(c.in)
@@ -207,7 +211,10 @@ func (c *caller) hearHead() *message {
 		if !m.informational() {
 			return m
 		}
-		c.note("%v", m)
+		if m.status() != "100" || !c.continued {
+			c.note("%v", m)
+		}
+		c.continued = c.continued || m.status() == "100"
 	}
 }
 

@@ -359,6 +359,7 @@ func expects(body string) func(*caller) {
 		}
 		if m.status() == "100" {
 			c.note("%v", m)
+			c.continued = true
 			c.say(body)
 			c.hear("POST")
 		} else {
