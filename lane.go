@@ -2,6 +2,7 @@ package dynamicforward
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,39 +21,54 @@ import (
 // A node that is asked for much gets lanes. A lane is a connection to the node, with
 // a proxy and a buffer of its own, that carries plain GETs one after the other.
 // http.Transport has two goroutines for each connection, and to wake them costs more
-// than all that is interpreted on the short way; a lane has none. The price is that
-// nobody reads a lane that is idle, so it must not be idle for long: a node that is
-// asked for little gets none, and one that has lanes loses those that it does not
-// use. All other requests, and those that find no lane, go by the transport.
+// than all that is interpreted on the short way; a lane has none. All other requests,
+// and those that find no lane, go by the transport.
+//
+// The price is that nobody reads a lane between two requests. What a node sends there
+// that nobody has asked for would be taken for the next answer, where the transport
+// closes such a connection at once, if it can. So a lane must not be idle for long: a
+// node that is asked for little gets none, and one that has lanes loses those that it
+// does not use; the watchman reads those that are idle when it comes by; and a node
+// that has once said more than it was asked for has no lanes any more.
 const (
 	// laneTick is how often the watchman looks after the lanes. One that was idle
 	// from one look to the next is closed; one whose client has gone, or whose node
 	// has not answered in time, is closed at a look.
-	laneTick = 200 * time.Millisecond
+	laneTick = 100 * time.Millisecond
 	// busyNode is how many requests to a node within a tick have to find no lane for
 	// the node to get one.
 	busyNode = 16
-	// maxLanes is how many a node may have, unless maxIdleConnsPerHost is less.
+	// maxLanes is how many a router may have to a node, unless maxIdleConnsPerHost
+	// is less.
 	maxLanes = 256
-	// spareLanes are left idle. A request that finds more takes one, and where others
-	// are faster it waits for the next that is free, or for a stand-in (see tick).
+	// spareLanes are left idle. A request that finds more takes one. Another one may
+	// be faster: then it waits for the next that is idle, or for a stand-in (see tick).
 	spareLanes = 4
-	// lostAfter is how many looks a lane may be nowhere to be seen, which it is for
-	// the moments in which an answer is written to the client.
-	lostAfter = 50
-	// laneBuffer is the size of a lane's reader and of its writer, in bytes.
+	// probes is how many idle lanes the watchman reads at a look, and probeTime for
+	// how long, since a deadline that has passed reads nothing.
+	probes    = 64
+	probeTime = time.Millisecond
+	// lostAfter is after how many looks in a row at which it was neither idle nor
+	// under way a lane counts as lost. It is so for the moments in which an answer is
+	// written to the client.
+	lostAfter = 600
+	// laneBuffer is the size of a lane's reader and of its writer, in bytes. Trailers
+	// of an answer have to fit in.
 	laneBuffer = 4096
 )
 
 // lanes are those of one way.
 type lanes struct {
-	idle    chan *lane // with room for all, and then some
-	make    func() *lane
-	standIn func() *lane
+	idle     chan *lane // with room for twice as many as there may be
+	make     func() *lane
+	standIn  func() *lane
+	trusted  func() bool
+	distrust func() // the node has said more than it was asked for
 
 	mu     sync.Mutex
 	open   map[*lane]bool
-	missed int // requests that have found no lane since the last tick
+	missed int       // requests that have found no lane
+	since  time.Time // the first of them, within a tick
 }
 
 // lane belongs to the request that has taken it out of idle, but while that is in under
@@ -61,15 +77,16 @@ type lanes struct {
 // Yaegi: it does not know the way that it belongs to, nor do lanes: types that contain
 // each other get mixed up.
 type lane struct {
-	header []string // the value of nodeHeader
-	proxy  *httputil.ReverseProxy
-	under  chan *http.Request // the request under way, for the watchman to look at
-	last   *http.Request      // the latest that it has carried
-	odd    bool               // it has met something unusual: see settle
-	over   bool               // it cannot take another request
-	late   bool               // the node has not answered in time
-	body   bool               // the request is in under for the body of its answer
-	conn   net.Conn           // nil: it has not dialed yet
+	header   []string // the value of nodeHeader
+	proxy    *httputil.ReverseProxy
+	settle   func()
+	under    chan *http.Request // the request under way, for the watchman to look at
+	last     *http.Request      // the latest that it has carried
+	odd      bool               // it has met something unusual: see settle
+	over     bool               // it cannot take another request
+	late     bool               // the node has not answered in time
+	timeless bool               // the request in under is not waiting for an answer
+	conn     net.Conn           // nil: it has not dialed yet
 
 	// The watchman's.
 	seen   *http.Request // in under at the last look
@@ -77,15 +94,16 @@ type lane struct {
 	rested *http.Request // last, when it was idle at a look
 	absent int           // looks in a row at which it was neither idle nor under way
 
+	// The request's.
 	fence     *fence
 	transport *http.Transport
 	address   string // to dial, host:port
+	flush     time.Duration
 	limited   *io.LimitedReader
 	reader    *bufio.Reader
 	writer    *bufio.Writer
 	fresh     bool // this is the first request on its connection
-	flush     time.Duration
-	settle    func()
+	cut       bool // its answer was not read to the end
 }
 
 // newLanes returns the lanes of a way, none yet; nil: it has none ever.
@@ -98,6 +116,8 @@ func newLanes(f *forwarder, to *way) *lanes {
 		return nil
 	}
 	g := &lanes{open: map[*lane]bool{}}
+	g.trusted = func() bool { return f.lanes.distrusted.get(to.node.dial) == nil }
+	g.distrust = func() { f.lanes.distrusted.put(to.node.dial, true) }
 	g.make = func() *lane {
 		l := newLane(f, to)
 		l.settle = func() { settle(g, l) }
@@ -222,6 +242,9 @@ func failed(l *lane, r *http.Request, err error) (*http.Response, error) {
 		return nil, fmt.Errorf("no answer in time: %w", os.ErrDeadlineExceeded)
 	}
 	if !closed && !l.fresh && l.limited.N == maxAnswerHead {
+		l.proxy.FlushInterval = l.flush
+		l.timeless = true
+		l.under <- r // until it is settled
 		response, failure := l.transport.RoundTrip(r)
 		return response, failure
 	}
@@ -230,7 +253,11 @@ func failed(l *lane, r *http.Request, err error) (*http.Response, error) {
 
 // first takes the first request of a lane, which dials.
 func first(l *lane, r *http.Request) (*http.Response, error) {
+	l.timeless = true
+	l.under <- r
 	conn, err := dialThrough(r.Context(), l.fence, "tcp", l.address)
+	<-l.under
+	l.timeless = false
 	if err != nil {
 		l.odd = true
 		l.over = true
@@ -272,15 +299,44 @@ func unusual(l *lane, r *http.Request, response *http.Response, err error) (*htt
 	}
 	// Yaegi: a value of our own goes into a compiled struct's field by way of a
 	// variable of the field's type.
-	var body io.ReadCloser = &attended{ReadCloser: response.Body, client: r.Context()}
+	var body io.ReadCloser = &laneBody{l: l, body: response.Body, client: r.Context()}
 	response.Body = body
+	l.cut = true
 	l.odd = true
 	l.over = l.over || response.Close
-	l.body = true
+	l.timeless = true
 	l.proxy.FlushInterval = l.flush
 	l.limited.N = math.MaxInt64
 	l.under <- r // until it is settled
 	return response, nil
+}
+
+// laneBody is the body of an unusual answer.
+type laneBody struct {
+	l      *lane
+	body   io.ReadCloser
+	client context.Context
+}
+
+// Read implements io.Reader. Of a client that has gone it says what the transport does.
+func (b *laneBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if err == io.EOF {
+		b.l.cut = false
+	} else if err != nil && b.client.Err() != nil {
+		err = context.Canceled
+	}
+	return n, err
+}
+
+// Close implements io.Closer. It does not wait for the rest of an answer that nobody
+// wants.
+func (b *laneBody) Close() error {
+	if b.l.cut {
+		b.l.conn.Close()
+	}
+	err := b.body.Close()
+	return err
 }
 
 // ride has a request that has taken a lane carried by it; handler does the same.
@@ -296,11 +352,15 @@ func ride(g *lanes, l *lane, w http.ResponseWriter, r *http.Request) {
 // settle decides whether a lane that has met something unusual can take another
 // request.
 func settle(g *lanes, l *lane) {
-	if l.body {
+	if l.timeless {
 		<-l.under
-		l.body = false
+		l.timeless = false
 	}
-	if l.over || l.reader.Buffered() > 0 {
+	more := l.reader.Buffered() > 0
+	if l.conn != nil && more && !l.cut && !l.over {
+		g.distrust()
+	}
+	if l.over || l.cut || more || !g.trusted() {
 		end(g, l)
 		return
 	}
@@ -338,8 +398,13 @@ func withoutLane(w http.ResponseWriter, r *http.Request, nodes *forwarder, to *w
 // another opens a lane, if the node is busy enough and has room for one; else nil.
 func another(g *lanes, m *watchman) *lane {
 	g.mu.Lock()
+	now := time.Now()
+	if now.Sub(g.since) > laneTick {
+		g.since = now
+		g.missed = 0
+	}
 	g.missed++
-	if g.missed < busyNode || len(g.open) == cap(g.idle)/2 {
+	if g.missed < busyNode || len(g.open) >= cap(g.idle)/2 || !g.trusted() {
 		g.mu.Unlock()
 		return nil
 	}
@@ -352,46 +417,58 @@ func another(g *lanes, m *watchman) *lane {
 
 // watchman looks after the lanes of a forwarder, for as long as there are any.
 type watchman struct {
-	every   time.Duration // laneTick
-	mu      sync.Mutex
-	watched map[*lanes]bool
+	every      time.Duration // laneTick
+	distrusted memo          // host:port of nodes that get no lanes any more
+	mu         sync.Mutex
+	watched    map[*lanes]bool
+	looking    bool // and will come back
 }
 
 func newWatchman() *watchman {
-	return &watchman{every: laneTick, watched: map[*lanes]bool{}}
+	return &watchman{every: laneTick, distrusted: memo{max: maxWays}, watched: map[*lanes]bool{}}
 }
 
 // watch has lanes looked after.
 func (m *watchman) watch(g *lanes) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.watched) == 0 {
-		m.lookLater()
-	}
 	m.watched[g] = true
+	m.lookLater()
 }
 
+// lookLater has the watchman come back, if there is anything to look after. It is
+// called with the lock held.
 func (m *watchman) lookLater() {
+	if m.looking || len(m.watched) == 0 {
+		return
+	}
+	m.looking = true
 	look := func() { m.look() }
 	time.AfterFunc(m.every, look)
 }
 
-// look looks after all lanes, and later again if some are left.
+// look looks after all lanes, and comes back if some are left.
 func (m *watchman) look() {
+	defer m.comeBack()
 	defer recovered("looking after connections to nodes")
+	left := probes
 	for _, g := range m.all() {
-		g.tick(time.Now())
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for g := range m.watched {
-		if g.none() {
+		idle, more := g.tick(time.Now(), left)
+		left = more
+		if idle {
+			m.mu.Lock()
 			delete(m.watched, g)
+			m.mu.Unlock()
 		}
 	}
-	if len(m.watched) > 0 {
-		m.lookLater()
-	}
+}
+
+// comeBack ends a look.
+func (m *watchman) comeBack() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looking = false
+	m.lookLater()
 }
 
 // all returns the lanes that are looked after.
@@ -405,49 +482,77 @@ func (m *watchman) all() []*lanes {
 	return all
 }
 
-// none tells whether no lane is open.
-func (g *lanes) none() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.open) == 0
-}
-
 // tick closes the lanes that are of no use any more, and sees to it that no request
-// waits for one in vain.
-func (g *lanes) tick(now time.Time) {
-	g.mu.Lock()
-	g.missed = 0
-	open := make([]*lane, 0, len(g.open))
-	for l := range g.open {
-		open = append(open, l)
-	}
-	g.mu.Unlock()
+// waits for one in vain. It reads so many idle ones at most, and returns how many may
+// still be read, and whether there is nothing to look after any more.
+func (g *lanes) tick(now time.Time, left int) (bool, int) {
 	for i := len(g.idle); i > 0; i-- {
 		next, some := reflect.ValueOf(g.idle).TryRecv()
 		if !some {
 			break
 		}
 		l := next.Interface().(*lane)
-		if l.over || l.last == l.rested {
+		if l.over { // a stand-in
+			g.idle <- l
+			continue
+		}
+		keep := l.last != l.rested && g.trusted()
+		if keep && left > 0 {
+			left--
+			keep = g.probe(l)
+		}
+		if !keep {
 			end(g, l)
 			continue
 		}
 		l.rested = l.last
 		l.absent = -1 // look comes by
+		g.list(l)
 		g.idle <- l
 	}
-	for _, l := range open {
+	for _, l := range g.all() {
 		l.look(g, now)
 	}
 	if len(g.idle) == 0 {
 		g.idle <- g.standIn()
+		return false, left
 	}
+	return len(g.all()) == 0, left
+}
+
+// probe reads an idle lane, and tells whether the node has been silent on it.
+func (g *lanes) probe(l *lane) bool {
+	_ = l.conn.SetReadDeadline(time.Now().Add(probeTime))
+	_, err := l.reader.Peek(1)
+	_ = l.conn.SetReadDeadline(time.Time{})
+	if err == nil {
+		g.distrust()
+	}
+	return isTimeout(err)
+}
+
+// list notes that a lane is there, which may have been taken for lost.
+func (g *lanes) list(l *lane) {
+	g.mu.Lock()
+	g.open[l] = true
+	g.mu.Unlock()
+}
+
+// all returns the lanes that are open.
+func (g *lanes) all() []*lane {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	open := make([]*lane, 0, len(g.open))
+	for l := range g.open {
+		open = append(open, l)
+	}
+	return open
 }
 
 // look closes a lane whose request's client has gone, or whose node has had the time to
 // answer. A request that has ended by a panic has left its lane in under, or nowhere:
 // one that is not seen again for long is forgotten, and the collector of garbage closes
-// it.
+// its connection.
 func (l *lane) look(g *lanes, now time.Time) {
 	value, some := reflect.ValueOf(l.under).TryRecv() // Yaegi: a select is not safe (see choose)
 	if !some {
@@ -465,15 +570,26 @@ func (l *lane) look(g *lanes, now time.Time) {
 	limit := l.transport.ResponseHeaderTimeout
 	switch {
 	case r.Context().Err() != nil:
-		l.odd = true
-		l.over = true
+		l.stop()
 		end(g, l)
-	case l.seen != r:
+	case l.seen != r || l.timeless:
 		l.seen = r
 		l.since = now
-	case !l.body && limit > 0 && now.Sub(l.since) >= limit:
+	case limit > 0 && now.Sub(l.since) >= limit:
+		l.stop()
 		l.late = true
-		l.conn.Close()
+		if l.conn != nil {
+			l.conn.Close()
+		}
 	}
 	l.under <- r
+}
+
+// stop has a lane take no other request. It writes nothing that its request may be
+// reading: odd, once the body of an answer is on its way, which has set it.
+func (l *lane) stop() {
+	if !l.odd {
+		l.odd = true
+	}
+	l.over = true
 }

@@ -24,21 +24,22 @@ type laneNode struct {
 	requests    atomic.Int64
 	connections atomic.Int64
 	open        atomic.Int64
+	later       chan struct{} // has it say what comes later, and tells when it has
 }
 
 // plainAnswer is an answer of usual kind.
 const plainAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // newLaneNode starts a node. answer gets each request's number, from 1, and its head,
-// and returns what to say; after "" nothing is said any more, and after what ends in
-// "!close" the connection is closed.
+// and returns what to say; after "" nothing is said any more, after what ends in
+// "!close" the connection is closed, and what comes after "!later" is said later.
 func newLaneNode(t *testing.T, answer func(number int64, head string) string) *laneNode {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &laneNode{addr: listener.Addr().String()}
+	n := &laneNode{addr: listener.Addr().String(), later: make(chan struct{})}
 	serve := func(conn net.Conn) {
 		defer conn.Close()
 		defer n.open.Add(-1)
@@ -53,7 +54,13 @@ func newLaneNode(t *testing.T, answer func(number int64, head string) string) *l
 				head += line
 			}
 			said := answer(n.requests.Add(1), head)
+			said, later, _ := strings.Cut(said, "!later")
 			_, _ = io.WriteString(conn, strings.TrimSuffix(said, "!close"))
+			if later != "" {
+				<-n.later
+				_, _ = io.WriteString(conn, later)
+				n.later <- struct{}{}
+			}
 			if strings.HasSuffix(said, "!close") {
 				return
 			}
@@ -101,6 +108,7 @@ func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lane
 	for i := 0; i <= spareLanes; i++ {
 		g.mu.Lock()
 		g.missed = busyNode
+		g.since = time.Now()
 		g.mu.Unlock()
 		get(t, url)
 	}
@@ -173,13 +181,13 @@ func TestARequestGoesByALane(t *testing.T) {
 }
 
 func TestALaneThatTheNodeHasClosedIsNoFailure(t *testing.T) {
-	fifth := func(number int64, _ string) string {
+	rude := func(number int64, _ string) string {
 		if number > 1 && number <= opened {
 			return plainAnswer + "!close" // without a word
 		}
 		return plainAnswer
 	}
-	node := newLaneNode(t, fifth)
+	node := newLaneNode(t, rude)
 	url, g := newLaneGateway(t, node, "")
 	soon(t, "the node's end of the lanes", func() bool { return node.open.Load() == 1 })
 	for i := 0; i < 3; i++ {
@@ -226,6 +234,39 @@ func TestNobodyGetsWhatNobodyAskedFor(t *testing.T) {
 	}
 	if lanesOpen(g) != spareLanes {
 		t.Errorf("%d lanes, want %d", lanesOpen(g), spareLanes)
+	}
+}
+
+func TestANodeThatSaysMoreThanItWasAskedForLosesItsLanes(t *testing.T) {
+	later := func(number int64, _ string) string {
+		if number == opened+1 {
+			return plainAnswer + "!laterHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, later)
+	url, g := newLaneGateway(t, node, "")
+	if _, body := get(t, url); body != "ok" {
+		t.Fatalf("%q", body)
+	}
+	node.later <- struct{}{}
+	<-node.later
+	soon(t, "the end of the lane", func() bool {
+		g.tick(time.Now(), probes)
+		return node.open.Load() < 1+spareLanes+1
+	})
+	g.mu.Lock()
+	g.missed = busyNode
+	g.since = time.Now()
+	g.mu.Unlock()
+	for i := 0; i < opened; i++ {
+		if _, body := get(t, url); body != "ok" {
+			t.Fatalf("%q", body)
+		}
+	}
+	g.tick(time.Now(), probes)
+	if lanesOpen(g) != 0 {
+		t.Errorf("%d lanes, want none", lanesOpen(g))
 	}
 }
 
@@ -299,12 +340,12 @@ func TestALaneWaitsForAnAnswerNoLongerThanItMay(t *testing.T) {
 	go ask()
 	soon(t, "the request", func() bool { return node.requests.Load() == opened+1 })
 	now := time.Now()
-	g.tick(now)
-	g.tick(now.Add(time.Hour - time.Second))
+	g.tick(now, probes)
+	g.tick(now.Add(time.Hour-time.Second), probes)
 	if lanesOpen(g) != 1 {
 		t.Errorf("%d lanes, want the one that waits", lanesOpen(g)) // the idle ones are gone
 	}
-	g.tick(now.Add(time.Hour))
+	g.tick(now.Add(time.Hour), probes)
 	soon(t, "the answer", func() bool { return len(status) == 1 })
 	if got := <-status; got != http.StatusGatewayTimeout {
 		t.Errorf("status %d", got)
@@ -343,6 +384,7 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 		if i == 2 { // the first has left spareLanes: the second would go by the transport
 			g.mu.Lock()
 			g.missed = busyNode
+			g.since = time.Now()
 			g.mu.Unlock()
 		}
 		count := int64(opened + i)
@@ -356,26 +398,52 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 				l.rested = nil // it stays
 				g.idle <- l
 			}
-			g.tick(now)
+			g.tick(now, probes)
 			return node.open.Load() == 1+spareLanes
 		})
 	}
+}
+
+func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
+	endless := func(number int64, _ string) string {
+		if number > opened {
+			return "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, endless)
+	_, g := newLaneGateway(t, node, "")
+	request, err := http.NewRequest(http.MethodGet, "http://"+node.addr+wgamed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := <-g.idle
+	response, err := l.proxy.Transport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave := func() {
+		response.Body.Close()
+		l.settle()
+	}
+	go leave()
+	soon(t, "the end of the lane", func() bool { return lanesOpen(g) == spareLanes && node.open.Load() == 1+spareLanes })
 }
 
 func TestIdleLanesAreClosed(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
 	url, g := newLaneGateway(t, node, "")
-	g.tick(time.Now())
+	g.tick(time.Now(), probes)
 	if lanesOpen(g) != spareLanes+1 {
 		t.Errorf("%d lanes after one look", lanesOpen(g))
 	}
 	get(t, url)
-	g.tick(time.Now())
+	g.tick(time.Now(), probes)
 	if lanesOpen(g) != 1 {
 		t.Errorf("%d lanes after two, want the one that was used", lanesOpen(g))
 	}
-	g.tick(time.Now())
+	g.tick(time.Now(), probes)
 	soon(t, "the end of all", func() bool { return lanesOpen(g) == 0 && node.open.Load() == 1 })
 }
 
@@ -386,7 +454,7 @@ func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 	for len(g.idle) > 0 { // as if others had taken them for long
 		<-g.idle
 	}
-	g.tick(time.Now())
+	g.tick(time.Now(), probes)
 	l := <-g.idle
 	recorder := newRecorder()
 	request, err := http.NewRequest(http.MethodGet, "http://gateway"+wgamed, nil)
@@ -396,6 +464,9 @@ func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 	ride(g, l, recorder, request)
 	if recorder.body.String() != "ok" || len(g.idle) != 0 {
 		t.Errorf("%q, %d idle", recorder.body.String(), len(g.idle))
+	}
+	if done, _ := g.tick(time.Now(), probes); done || len(g.idle) != 1 {
+		t.Errorf("nothing for the next that waits: done %t, %d idle", done, len(g.idle))
 	}
 }
 
