@@ -508,13 +508,19 @@ func (t *table) tick() {
 }
 
 // recheck goes on through the routes, where it left off, and has those read again
-// that were not for long. Those that are gone leave rounds when it comes by.
+// that were not for long. Those that are gone leave rounds when it comes by. No route
+// is visited twice at a time: in vain, and where there are few, hundreds of times.
 func (t *table) recheck() {
 	if len(t.rounds) > 2*t.routes.count+recheckVisits {
 		t.rounds = t.routes.all() // routes come and go faster than it comes by
 	}
+	visits := len(t.rounds)
+	if visits > recheckVisits {
+		visits = recheckVisits
+	}
+	now := time.Now()
 	asked := 0
-	for i := 0; i < recheckVisits && asked < recheckBatch && len(t.rounds) > 0; i++ {
+	for i := 0; i < visits && asked < recheckBatch; i++ {
 		if t.round >= len(t.rounds) {
 			t.round = 0
 		}
@@ -526,7 +532,7 @@ func (t *table) recheck() {
 			t.rounds = t.rounds[:last]
 			continue
 		}
-		if r.session.push != nil && time.Since(r.read) >= recheckAfter {
+		if r.session.push != nil && now.Sub(r.read) >= recheckAfter {
 			t.fetch(r.key, r.field, true)
 			asked++
 		}

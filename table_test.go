@@ -493,6 +493,23 @@ func TestWhatMovedWithoutAWordIsFoundInTheEnd(t *testing.T) {
 	}
 }
 
+func TestATickVisitsNoRouteTwice(t *testing.T) {
+	redis := newPushingRedis(t)
+	table := testTable(t, redis.addr, nil)
+	for i := 0; i < 3; i++ {
+		redis.hset("a", strconv.Itoa(i), "10.0.0.1:1")
+		expect(t, table, "a", strconv.Itoa(i), "10.0.0.1:1")
+	}
+	table.mu.Lock()
+	table.round = 0
+	table.recheck()
+	visited := table.round
+	table.mu.Unlock()
+	if visited != 3 {
+		t.Errorf("came to %d, want 3: past each once", visited)
+	}
+}
+
 func TestALargeTableIsReadAgainLittleByLittle(t *testing.T) {
 	redis := newPushingRedis(t)
 	table := testTable(t, redis.addr, nil)
