@@ -31,10 +31,10 @@ func (bufferPool) Put(buffer []byte) {
 // field by way of a variable of the field's type.
 var pooled httputil.BufferPool = bufferPool{}
 
-// newCarriers returns the proxies that requests on the short way are forwarded by,
-// one at a time each; where to is set for each request. So a proxy can have one
+// newCarriers returns the proxies that plain requests without a lane are forwarded
+// by, one at a time each; where to is set for each request. So a proxy can have one
 // buffer for good, in place of bufferPool, whose two callbacks cost as much,
-// interpreted, as all the rest of the short way.
+// interpreted, as all the rest.
 func newCarriers(f *forwarder) *sync.Pool {
 	create := func() interface{} {
 		proxy := &httputil.ReverseProxy{Transport: f.transport, BufferPool: pooled, FlushInterval: f.flush}

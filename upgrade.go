@@ -376,16 +376,16 @@ type answered struct{ response *http.Response }
 // RoundTrip implements http.RoundTripper.
 func (a *answered) RoundTrip(_ *http.Request) (*http.Response, error) { return a.response, nil }
 
-// attended is the body of an answer, for as long as its client is there. What a
-// proxy's transport would say of one that has gone is said here, or the proxy would
-// write to Traefik's log.
-type attended struct {
+// declined is the body of an answer that is no agreement, for as long as its client
+// is there. What a proxy's transport would say of one that has gone is said here, or
+// the proxy would write to Traefik's log.
+type declined struct {
 	io.ReadCloser
 	client context.Context
 }
 
 // Read implements io.Reader.
-func (d *attended) Read(p []byte) (int, error) {
+func (d *declined) Read(p []byte) (int, error) {
 	n, err := d.ReadCloser.Read(p)
 	if err != nil && d.client.Err() != nil {
 		err = context.Canceled
@@ -403,7 +403,7 @@ func (s *handshake) decline(w http.ResponseWriter, r *http.Request, nodes *forwa
 	defer stop()
 	// Yaegi: a value of our own goes into a compiled struct's field by way of a
 	// variable of the field's type.
-	var body io.ReadCloser = &attended{ReadCloser: s.response.Body, client: r.Context()}
+	var body io.ReadCloser = &declined{ReadCloser: s.response.Body, client: r.Context()}
 	s.response.Body = body
 	var transport http.RoundTripper = &answered{s.response}
 	unchanged := func(_ *http.Request) {}
