@@ -63,7 +63,7 @@ func (m *middleware) newWay(node *target) *way {
 			return nil
 		}
 	}
-	to.lanes = newLanes(m.nodes, to)
+	to.pressure = &pressure{}
 	return to
 }
 

@@ -57,7 +57,8 @@ const (
 	laneBuffer = 4096
 )
 
-// lanes are those of one way.
+// lanes are those of one way. A way has them from the first time that its node is busy:
+// most never are, and the room for lanes takes more than a way does.
 type lanes struct {
 	idle     chan *lane // with room for twice as many as there may be
 	make     func() *lane
@@ -65,10 +66,16 @@ type lanes struct {
 	trusted  func() bool
 	distrust func() // the node has said more than it was asked for
 
+	mu   sync.Mutex
+	open map[*lane]bool
+}
+
+// pressure is how many requests of late a way has had that found no lane.
+type pressure struct {
 	mu     sync.Mutex
-	open   map[*lane]bool
-	missed int       // requests that have found no lane
+	missed int
 	since  time.Time // the first of them, within a tick
+	lanes  *lanes    // nil: the node has not been busy yet
 }
 
 // lane belongs to the request that has taken it out of idle, but while that is in under
@@ -106,15 +113,20 @@ type lane struct {
 	cut       bool // its answer was not read to the end
 }
 
-// newLanes returns the lanes of a way, none yet; nil: it has none ever.
-func newLanes(f *forwarder, to *way) *lanes {
+// laneRoom is how many lanes a way may have.
+func laneRoom(f *forwarder, to *way) int {
 	room := maxLanes
 	if kept := f.transport.MaxIdleConnsPerHost; kept < room {
 		room = kept
 	}
 	if to.secure || room <= spareLanes {
-		return nil
+		return 0
 	}
+	return room
+}
+
+// newLanes returns the lanes of a way, none yet.
+func newLanes(f *forwarder, to *way, room int) *lanes {
 	g := &lanes{open: map[*lane]bool{}}
 	g.trusted = func() bool { return f.lanes.distrusted.get(to.node.dial) == nil }
 	g.distrust = func() { f.lanes.distrusted.put(to.node.dial, true) }
@@ -379,32 +391,59 @@ func end(g *lanes, l *lane) {
 	g.mu.Unlock()
 }
 
-// withoutLane forwards a plain request that has found no lane: by a new one, where the
-// node is busy, or by the transport.
-func withoutLane(w http.ResponseWriter, r *http.Request, nodes *forwarder, to *way) {
-	if to.lanes != nil && r.Method == http.MethodGet {
-		if l := another(to.lanes, nodes.lanes); l != nil {
-			ride(to.lanes, l, w, r)
-			return
+// withoutLane forwards a plain request whose query leads to no idle lane: by one after
+// all, where the node is busy, or by the transport.
+func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way) {
+	if r.Method == http.MethodGet {
+		if g := busyLanes(m.nodes, to); g != nil {
+			m.short.lead(r.URL.RawQuery, to, g)
+			if l := freeLane(g, m.nodes.lanes); l != nil {
+				ride(g, l, w, r)
+				return
+			}
 		}
 	}
-	proxy := nodes.carriers.Get().(*httputil.ReverseProxy)
+	proxy := m.nodes.carriers.Get().(*httputil.ReverseProxy)
 	proxy.Director = to.proxy.Director
 	proxy.ErrorHandler = to.proxy.ErrorHandler
 	proxy.ServeHTTP(w, r) // if this panics, the proxy is not used again
-	nodes.carriers.Put(proxy)
+	m.nodes.carriers.Put(proxy)
 }
 
-// another opens a lane, if the node is busy enough and has room for one; else nil.
-func another(g *lanes, m *watchman) *lane {
-	g.mu.Lock()
+// busyLanes returns the lanes of a way whose node is busy, or nil.
+func busyLanes(f *forwarder, to *way) *lanes {
+	p := to.pressure
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	now := time.Now()
-	if now.Sub(g.since) > laneTick {
-		g.since = now
-		g.missed = 0
+	if now.Sub(p.since) > laneTick {
+		p.since = now
+		p.missed = 0
 	}
-	g.missed++
-	if g.missed < busyNode || len(g.open) >= cap(g.idle)/2 || !g.trusted() {
+	p.missed++
+	if p.missed < busyNode {
+		return nil
+	}
+	if p.lanes == nil {
+		if room := laneRoom(f, to); room > 0 {
+			p.lanes = newLanes(f, to, room)
+		}
+	}
+	return p.lanes
+}
+
+// freeLane returns a lane that is idle, or a new one; nil: there is no room for more, or
+// the node is not trusted with one.
+func freeLane(g *lanes, m *watchman) *lane {
+	if len(g.idle) > spareLanes {
+		l := <-g.idle
+		return l
+	}
+	if !g.trusted() {
+		return nil
+	}
+	g.mu.Lock()
+	if len(g.open) >= cap(g.idle)/2 {
 		g.mu.Unlock()
 		return nil
 	}
@@ -413,183 +452,4 @@ func another(g *lanes, m *watchman) *lane {
 	g.mu.Unlock()
 	m.watch(g)
 	return l
-}
-
-// watchman looks after the lanes of a forwarder, for as long as there are any.
-type watchman struct {
-	every      time.Duration // laneTick
-	distrusted memo          // host:port of nodes that get no lanes any more
-	mu         sync.Mutex
-	watched    map[*lanes]bool
-	looking    bool // and will come back
-}
-
-func newWatchman() *watchman {
-	return &watchman{every: laneTick, distrusted: memo{max: maxWays}, watched: map[*lanes]bool{}}
-}
-
-// watch has lanes looked after.
-func (m *watchman) watch(g *lanes) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.watched[g] = true
-	m.lookLater()
-}
-
-// lookLater has the watchman come back, if there is anything to look after. It is
-// called with the lock held.
-func (m *watchman) lookLater() {
-	if m.looking || len(m.watched) == 0 {
-		return
-	}
-	m.looking = true
-	look := func() { m.look() }
-	time.AfterFunc(m.every, look)
-}
-
-// look looks after all lanes, and comes back if some are left.
-func (m *watchman) look() {
-	defer m.comeBack()
-	defer recovered("looking after connections to nodes")
-	left := probes
-	for _, g := range m.all() {
-		idle, more := g.tick(time.Now(), left)
-		left = more
-		if idle {
-			m.mu.Lock()
-			delete(m.watched, g)
-			m.mu.Unlock()
-		}
-	}
-}
-
-// comeBack ends a look.
-func (m *watchman) comeBack() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.looking = false
-	m.lookLater()
-}
-
-// all returns the lanes that are looked after.
-func (m *watchman) all() []*lanes {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	all := make([]*lanes, 0, len(m.watched))
-	for g := range m.watched {
-		all = append(all, g)
-	}
-	return all
-}
-
-// tick closes the lanes that are of no use any more, and sees to it that no request
-// waits for one in vain. It reads so many idle ones at most, and returns how many may
-// still be read, and whether there is nothing to look after any more.
-func (g *lanes) tick(now time.Time, left int) (bool, int) {
-	for i := len(g.idle); i > 0; i-- {
-		next, some := reflect.ValueOf(g.idle).TryRecv()
-		if !some {
-			break
-		}
-		l := next.Interface().(*lane)
-		if l.over { // a stand-in
-			g.idle <- l
-			continue
-		}
-		keep := l.last != l.rested && g.trusted()
-		if keep && left > 0 {
-			left--
-			keep = g.probe(l)
-		}
-		if !keep {
-			end(g, l)
-			continue
-		}
-		l.rested = l.last
-		l.absent = -1 // look comes by
-		g.list(l)
-		g.idle <- l
-	}
-	for _, l := range g.all() {
-		l.look(g, now)
-	}
-	if len(g.idle) == 0 {
-		g.idle <- g.standIn()
-		return false, left
-	}
-	return len(g.all()) == 0, left
-}
-
-// probe reads an idle lane, and tells whether the node has been silent on it.
-func (g *lanes) probe(l *lane) bool {
-	_ = l.conn.SetReadDeadline(time.Now().Add(probeTime))
-	_, err := l.reader.Peek(1)
-	_ = l.conn.SetReadDeadline(time.Time{})
-	if err == nil {
-		g.distrust()
-	}
-	return isTimeout(err)
-}
-
-// list notes that a lane is there, which may have been taken for lost.
-func (g *lanes) list(l *lane) {
-	g.mu.Lock()
-	g.open[l] = true
-	g.mu.Unlock()
-}
-
-// all returns the lanes that are open.
-func (g *lanes) all() []*lane {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	open := make([]*lane, 0, len(g.open))
-	for l := range g.open {
-		open = append(open, l)
-	}
-	return open
-}
-
-// look closes a lane whose request's client has gone, or whose node has had the time to
-// answer. A request that has ended by a panic has left its lane in under, or nowhere:
-// one that is not seen again for long is forgotten, and the collector of garbage closes
-// its connection.
-func (l *lane) look(g *lanes, now time.Time) {
-	value, some := reflect.ValueOf(l.under).TryRecv() // Yaegi: a select is not safe (see choose)
-	if !some {
-		l.seen = nil
-		l.absent++
-		if l.absent == lostAfter {
-			g.mu.Lock()
-			delete(g.open, l)
-			g.mu.Unlock()
-		}
-		return
-	}
-	l.absent = 0
-	r := value.Interface().(*http.Request)
-	limit := l.transport.ResponseHeaderTimeout
-	switch {
-	case r.Context().Err() != nil:
-		l.stop()
-		end(g, l)
-	case l.seen != r || l.timeless:
-		l.seen = r
-		l.since = now
-	case limit > 0 && now.Sub(l.since) >= limit:
-		l.stop()
-		l.late = true
-		if l.conn != nil {
-			l.conn.Close()
-		}
-	}
-	l.under <- r
-}
-
-// stop has a lane take no other request. It writes nothing that its request may be
-// reading: odd, once the body of an answer is on its way, which has set it.
-func (l *lane) stop() {
-	if !l.odd {
-		l.odd = true
-	}
-	l.over = true
 }

@@ -85,13 +85,11 @@ func newLaneNode(t *testing.T, answer func(number int64, head string) string) *l
 // laneSetting makes each test's settings others than those of the rest.
 var laneSetting atomic.Int64
 
-// newLaneGateway is a gateway to a node that has just more lanes than are left idle, so
-// that the next request takes one. The watchman comes only when the test has it tick.
-func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lanes) {
+// newLaneMiddleware returns a middleware whose watchman does not come by himself, the
+// URL of wgamed through it, and wgamed's way once it is known.
+func newLaneMiddleware(t *testing.T, redis, timeout string) (*middleware, string, func() *way) {
 	t.Helper()
-	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	config := testConfig(redis.addr)
+	config := testConfig(redis)
 	config.ServersTransport = &dynamic.ServersTransport{MaxIdleConnsPerHost: 20 + int(laneSetting.Add(1))}
 	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: timeout}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -101,24 +99,48 @@ func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lane
 		t.Fatal(err)
 	}
 	m.nodes.lanes.every = time.Hour
-	url := serveMiddleware(t, m.handler()) + wgamed
-	get(t, url)
 	_, query, _ := strings.Cut(wgamed, "?")
-	g := m.short.get(query).lanes
+	wgamedsWay := func() *way { return m.short.get(query) }
+	return m, serveMiddleware(t, m.handler()) + wgamed, wgamedsWay
+}
+
+// press says how many requests of late have found no lane, and when the first of them
+// came.
+func press(to *way, missed int, since time.Time) {
+	p := to.pressure
+	p.mu.Lock()
+	p.missed = missed
+	p.since = since
+	p.mu.Unlock()
+}
+
+// lanesOf returns the lanes of a way, or nil.
+func lanesOf(to *way) *lanes {
+	to.pressure.mu.Lock()
+	defer to.pressure.mu.Unlock()
+	return to.pressure.lanes
+}
+
+// newLaneGateway is a gateway to a node that has just more lanes than are left idle, so
+// that the next request takes one, whose watchman comes only when the test has it tick.
+// Those that find no lane open none.
+func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lanes, *way) {
+	t.Helper()
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, timeout)
+	get(t, url)
+	to := wgamedsWay()
 	for i := 0; i <= spareLanes; i++ {
-		g.mu.Lock()
-		g.missed = busyNode
-		g.since = time.Now()
-		g.mu.Unlock()
+		press(to, busyNode, time.Now().Add(time.Hour))
 		get(t, url)
 	}
+	g := lanesOf(to)
 	if len(g.idle) != spareLanes+1 {
 		t.Fatalf("%d lanes are idle, want %d", len(g.idle), spareLanes+1)
 	}
-	g.mu.Lock()
-	g.missed = 0
-	g.mu.Unlock()
-	return url, g
+	press(to, -1000, time.Now().Add(time.Hour))
+	return url, g, to
 }
 
 // opened is how many requests newLaneGateway makes.
@@ -146,17 +168,57 @@ func TestABusyNodeGetsLanes(t *testing.T) {
 	node := newLaneNode(t, plain)
 	redis := newPushingRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	url := testGateway(t, testConfig(redis.addr)) + wgamed
-	for i := 0; i < 4*busyNode; i++ {
+	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	get(t, url)
+	press(wgamedsWay(), 0, time.Now().Add(time.Hour)) // all that follows is within a tick
+	for i := 1; i < busyNode; i++ {
+		get(t, url)
+	}
+	if lanesOf(wgamedsWay()) != nil {
+		t.Error("lanes already")
+	}
+	for i := 0; i < 2*busyNode; i++ {
 		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
 			t.Fatalf("%d %q", response.StatusCode, body)
 		}
 	}
-	if got := node.requests.Load(); got != 4*busyNode {
-		t.Errorf("%d requests arrived, want %d", got, 4*busyNode)
+	if got := node.requests.Load(); got != 3*busyNode {
+		t.Errorf("%d requests arrived, want %d", got, 3*busyNode)
 	}
-	if got := node.connections.Load(); got < 1+spareLanes+1 {
-		t.Errorf("%d connections: no lanes", got)
+	if got := node.connections.Load(); got != 1+spareLanes+1 {
+		t.Errorf("%d connections, want one of the transport's and %d lanes", got, spareLanes+1)
+	}
+}
+
+func TestANodeThatIsAskedForLittleGetsNoLanes(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	get(t, url)
+	for i := 0; i < 2*busyNode; i++ {
+		press(wgamedsWay(), busyNode-1, time.Now().Add(-2*laneTick)) // as many, but before
+		get(t, url)
+	}
+	if lanesOf(wgamedsWay()) != nil || node.connections.Load() != 1 {
+		t.Errorf("lanes: %t; %d connections, want 1", lanesOf(wgamedsWay()) != nil, node.connections.Load())
+	}
+}
+
+func TestAnotherQueryToTheSameNodeTakesTheLanesThatThereAre(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g, to := newLaneGateway(t, node, "")
+	other := url + "&other=1"
+	get(t, other) // the long way
+	before := node.connections.Load()
+	press(to, busyNode, time.Now().Add(time.Hour))
+	for i := 0; i < 3; i++ { // the first is led to the lanes, the others go straight
+		get(t, other)
+	}
+	if node.connections.Load() != before || lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d connections more, %d lanes", node.connections.Load()-before, lanesOpen(g))
 	}
 }
 
@@ -168,7 +230,7 @@ func TestARequestGoesByALane(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, plain)
-	url, g := newLaneGateway(t, node, "")
+	url, g, _ := newLaneGateway(t, node, "")
 	before := node.connections.Load()
 	for i := 0; i < 20; i++ {
 		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
@@ -188,7 +250,7 @@ func TestALaneThatTheNodeHasClosedIsNoFailure(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, rude)
-	url, g := newLaneGateway(t, node, "")
+	url, g, _ := newLaneGateway(t, node, "")
 	soon(t, "the node's end of the lanes", func() bool { return node.open.Load() == 1 })
 	for i := 0; i < 3; i++ {
 		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
@@ -208,7 +270,7 @@ func TestALaneEndsWhenTheNodeSaysSo(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, last)
-	url, g := newLaneGateway(t, node, "")
+	url, g, _ := newLaneGateway(t, node, "")
 	if response, body := get(t, url); response.StatusCode != 200 || body != "last" {
 		t.Errorf("%d %q", response.StatusCode, body)
 	}
@@ -226,7 +288,7 @@ func TestNobodyGetsWhatNobodyAskedFor(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, twice)
-	url, g := newLaneGateway(t, node, "")
+	url, g, _ := newLaneGateway(t, node, "")
 	for i := 0; i < 2*opened; i++ {
 		if response, body := get(t, url); response.StatusCode != 200 || body != "ok" {
 			t.Fatalf("%d %q", response.StatusCode, body)
@@ -245,7 +307,7 @@ func TestANodeThatSaysMoreThanItWasAskedForLosesItsLanes(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, later)
-	url, g := newLaneGateway(t, node, "")
+	url, g, to := newLaneGateway(t, node, "")
 	if _, body := get(t, url); body != "ok" {
 		t.Fatalf("%q", body)
 	}
@@ -255,10 +317,7 @@ func TestANodeThatSaysMoreThanItWasAskedForLosesItsLanes(t *testing.T) {
 		g.tick(time.Now(), probes)
 		return node.open.Load() < 1+spareLanes+1
 	})
-	g.mu.Lock()
-	g.missed = busyNode
-	g.since = time.Now()
-	g.mu.Unlock()
+	press(to, busyNode, time.Now().Add(time.Hour))
 	for i := 0; i < opened; i++ {
 		if _, body := get(t, url); body != "ok" {
 			t.Fatalf("%q", body)
@@ -287,7 +346,7 @@ func TestALaneCarriesAnswersOfEveryKind(t *testing.T) {
 		return answers[number-opened-1]
 	}
 	node := newLaneNode(t, kinds)
-	url, g := newLaneGateway(t, node, "")
+	url, g, _ := newLaneGateway(t, node, "")
 	hints := 0
 	for i, want := range bodies {
 		trace := &httptrace.ClientTrace{Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
@@ -326,7 +385,7 @@ func TestALaneWaitsForAnAnswerNoLongerThanItMay(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, silent)
-	url, g := newLaneGateway(t, node, "1h")
+	url, g, _ := newLaneGateway(t, node, "1h")
 	status := make(chan int, 1)
 	ask := func() {
 		response, err := http.Get(url)
@@ -363,7 +422,7 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, silent)
-	url, g := newLaneGateway(t, node, "")
+	url, g, to := newLaneGateway(t, node, "")
 	var done sync.WaitGroup
 	for i := 1; i <= 2; i++ {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -382,10 +441,7 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 		}
 		go ask()
 		if i == 2 { // the first has left spareLanes: the second would go by the transport
-			g.mu.Lock()
-			g.missed = busyNode
-			g.since = time.Now()
-			g.mu.Unlock()
+			press(to, busyNode, time.Now().Add(time.Hour))
 		}
 		count := int64(opened + i)
 		soon(t, "the request", func() bool { return node.requests.Load() == count })
@@ -412,7 +468,7 @@ func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
 		return plainAnswer
 	}
 	node := newLaneNode(t, endless)
-	_, g := newLaneGateway(t, node, "")
+	_, g, _ := newLaneGateway(t, node, "")
 	request, err := http.NewRequest(http.MethodGet, "http://"+node.addr+wgamed, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -433,7 +489,7 @@ func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
 func TestIdleLanesAreClosed(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
-	url, g := newLaneGateway(t, node, "")
+	url, g, _ := newLaneGateway(t, node, "")
 	g.tick(time.Now(), probes)
 	if lanesOpen(g) != spareLanes+1 {
 		t.Errorf("%d lanes after one look", lanesOpen(g))
@@ -450,7 +506,7 @@ func TestIdleLanesAreClosed(t *testing.T) {
 func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
-	_, g := newLaneGateway(t, node, "")
+	_, g, _ := newLaneGateway(t, node, "")
 	for len(g.idle) > 0 { // as if others had taken them for long
 		<-g.idle
 	}

@@ -14,7 +14,7 @@ import (
 type shortcuts struct {
 	mu    sync.RWMutex
 	known map[string]*way
-	lanes map[string]chan *lane // the idle lanes of those ways that can have some
+	lanes map[string]chan *lane // idle ones, of those ways that have some; see lead
 }
 
 // way is how requests get to a node.
@@ -24,7 +24,8 @@ type way struct {
 	proxy  *httputil.ReverseProxy
 	secure bool // by TLS
 	asSent bool // target and Host of a request go to the node as they come
-	lanes  *lanes
+
+	pressure *pressure
 }
 
 func newShortcuts() *shortcuts {
@@ -35,10 +36,15 @@ func newShortcuts() *shortcuts {
 func (s *shortcuts) put(query string, to *way) {
 	s.mu.Lock()
 	s.known[query] = to
-	if to.lanes != nil {
-		s.lanes[query] = to.lanes.idle
-	} else {
-		delete(s.lanes, query)
+	delete(s.lanes, query)
+	s.mu.Unlock()
+}
+
+// lead has a shortcut lead to lanes, if it still leads their way.
+func (s *shortcuts) lead(query string, to *way, g *lanes) {
+	s.mu.Lock()
+	if s.known[query] == to {
+		s.lanes[query] = g.idle
 	}
 	s.mu.Unlock()
 }
@@ -114,13 +120,13 @@ func (m *middleware) handler() http.Handler {
 	return http.HandlerFunc(handle)
 }
 
-// serve takes a request on that is not plain, or has no shortcut.
+// serve takes a request on that is not plain, has no shortcut, or finds no lane.
 func serve(m *middleware, w http.ResponseWriter, r *http.Request) {
 	to := m.short.get(r.URL.RawQuery)
 	if to != nil && r.ContentLength == 0 && r.Header["Connection"] == nil {
 		r.Header[nodeHeader] = to.header
 		r.Header["Connection"] = dropNodeHeader
-		withoutLane(w, r, m.nodes, to)
+		withoutLane(m, w, r, to)
 		return
 	}
 	if to == nil || !isUpgrade(r) {

@@ -8,16 +8,26 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // testWay is a way that is only looked at.
 var testWay = &way{}
 
-// has tells whether a query has a shortcut.
+// testLanes are some that are only looked at.
+var testLanes = &lanes{idle: make(chan *lane, 1)}
+
+// has tells whether a query has a shortcut, or leads to lanes.
 func (s *shortcuts) has(query string) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.known[query] != nil
+	return s.known[query] != nil || s.lanes[query] != nil
+}
+
+// remember makes a shortcut to a route, and has it lead to lanes.
+func remember(t *table, r *route, short *shortcuts, query string) {
+	t.remember(r, short, query, testWay)
+	short.lead(query, testWay, testLanes)
 }
 
 // shortTable returns a table of a Redis with one route, that route, and shortcuts
@@ -43,14 +53,14 @@ func found(t *testing.T, table *table) *route {
 
 func TestAShortcutEndsWithTheTruthOfItsRoute(t *testing.T) {
 	redis, table, r, short := shortTable(t)
-	table.remember(r, short, "q", testWay)
+	remember(table, r, short, "q")
 	if !short.has("q") {
 		t.Fatal("no shortcut to a true route")
 	}
 	redis.move(t, "a", "1", "10.0.0.2:2")
 	waitFor(t, "the news", func() bool { return !short.has("q") })
 
-	table.remember(r, short, "q", testWay)
+	remember(table, r, short, "q")
 	if short.has("q") {
 		t.Error("a shortcut to a route that has moved between the look-up and here")
 	}
@@ -58,7 +68,7 @@ func TestAShortcutEndsWithTheTruthOfItsRoute(t *testing.T) {
 
 func TestShortcutsEndWithTheConnection(t *testing.T) {
 	redis, table, r, short := shortTable(t)
-	table.remember(r, short, "q", testWay)
+	remember(table, r, short, "q")
 	redis.disconnect()
 	waitFor(t, "the end of the connection", func() bool { return !short.has("q") })
 	redis.awaitCount("SUBSCRIBE", 2)
@@ -66,14 +76,14 @@ func TestShortcutsEndWithTheConnection(t *testing.T) {
 	if short.has("q") {
 		t.Error("a shortcut that nobody has looked at since")
 	}
-	table.remember(found(t, table), short, "q", testWay)
+	remember(table, found(t, table), short, "q")
 	redis.move(t, "a", "1", "10.0.0.2:2")
 	waitFor(t, "the news", func() bool { return !short.has("q") })
 }
 
 func TestShortcutsEndWithAFlush(t *testing.T) {
 	redis, table, r, short := shortTable(t)
-	table.remember(r, short, "q", testWay)
+	remember(table, r, short, "q")
 	redis.del("a")
 	redis.push(t, "")
 	waitFor(t, "the news", func() bool { return !short.has("q") })
@@ -82,7 +92,7 @@ func TestShortcutsEndWithAFlush(t *testing.T) {
 func TestFewShortcutsLeadToARoute(t *testing.T) {
 	_, table, r, short := shortTable(t)
 	for i := 0; i < 3*maxPaths; i++ {
-		table.remember(r, short, fmt.Sprint("q", i), testWay)
+		remember(table, r, short, fmt.Sprint("q", i))
 	}
 	if n := len(short.known); n != maxPaths {
 		t.Errorf("%d shortcuts, want %d", n, maxPaths)
@@ -91,7 +101,7 @@ func TestFewShortcutsLeadToARoute(t *testing.T) {
 		t.Error("the newest is not there")
 	}
 	for i := 0; i < 3; i++ {
-		table.remember(r, short, "again", testWay)
+		remember(table, r, short, "again")
 	}
 	if n := len(r.paths); n != maxPaths {
 		t.Errorf("%d paths, want %d", n, maxPaths)
@@ -103,12 +113,47 @@ func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	short := newShortcuts()
 	table.join(ctx, short)
-	table.remember(r, short, "q", testWay)
+	remember(table, r, short, "q")
 	cancel()
 	waitFor(t, "the end", func() bool { return !short.has("q") })
-	table.remember(r, short, "q", testWay)
+	remember(table, r, short, "q")
 	if short.has("q") {
 		t.Error("nobody would take it away")
+	}
+}
+
+func TestAShortcutThatLeadsElsewhereLeadsToNoLanesOfBefore(t *testing.T) {
+	_, table, r, short := shortTable(t)
+	remember(table, r, short, "q")
+	other := &way{}
+	table.remember(r, short, "q", other)
+	if short.lanes["q"] != nil {
+		t.Error("the lanes are those of another way")
+	}
+	short.lead("q", testWay, testLanes) // by a request that is late
+	if short.lanes["q"] != nil {
+		t.Error("the lanes of the way of before again")
+	}
+}
+
+func TestRequestsByLanesFollowTheirRoute(t *testing.T) {
+	redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "old"))
+	m, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	waitFor(t, "the link", m.table.connected)
+	for _, name := range []string{"old", "new", "newer"} {
+		if name != "old" {
+			redis.move(t, "game-server_dev_node_wgamed", "1", testNode(t, name))
+			waitFor(t, "the news", func() bool { return wgamedsWay() == nil })
+		}
+		for i := 0; i < 2*busyNode; i++ {
+			if _, body := get(t, url); body != name {
+				t.Fatalf("request %d went to %s, want %s", i, body, name)
+			}
+			press(wgamedsWay(), busyNode, time.Now().Add(time.Hour))
+		}
+		if len(lanesOf(wgamedsWay()).idle) != spareLanes+1 {
+			t.Errorf("no lanes to %s", name)
+		}
 	}
 }
 
