@@ -9,6 +9,7 @@ failures=0
 total_passed=0
 total_failed=0
 summary=""
+failed_tests=""
 
 # step NAME COMMAND...: runs one part and says how it went; its output is shown
 # when it fails.
@@ -22,9 +23,20 @@ step() {
     echo "   ok ($((SECONDS - begin)) s)"
   else
     failures=$((failures + 1))
-    grep -vE '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP))' "$log" | tail -n 200
+    failures_of "$log" | head -n 300
+    grep -vE '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP))' "$log" | tail -n 60
     echo "   FAILED ($((SECONDS - begin)) s): $name; the whole log is $log"
   fi
+}
+
+# failures_of LOG: what the tests said that failed.
+failures_of() {
+  awk '
+    /^=== (RUN|CONT|NAME) / { test = $3; next }
+    /^ *--- FAIL: / { printf "%s%s\n", said[$3], $0; delete said[$3]; next }
+    /^ *(=== PAUSE|--- (PASS|SKIP): )/ { next }
+    { said[test] = said[test] $0 "\n" }
+  ' "$1"
 }
 
 # count NAME WHERE: adds a test log to the summary.
@@ -34,6 +46,7 @@ count() {
   failed=$(grep -cE '^\s*--- FAIL' "$log")
   total_passed=$((total_passed + passed))
   total_failed=$((total_failed + failed))
+  failed_tests+=$(grep -E '^\s*--- FAIL' "$log" | sed "s|^ *|  $2: |")
   summary+=$(printf '%-28s %4d passed, %d failed' "$2" "$passed" "$failed")$'\n'
   if [ "$passed" -eq 0 ]; then
     summary+="$2: no test ran"$'\n'
@@ -62,6 +75,9 @@ echo
 echo "$summary"
 if [ "$failures" -gt 0 ] && [ "$total_failed" -eq 0 ]; then
   total_failed=$failures
+fi
+if [ -n "$failed_tests" ]; then
+  printf 'Failed:\n%s\n\n' "$failed_tests"
 fi
 echo "$total_passed passed, $total_failed failed"
 [ "$failures" -eq 0 ]
