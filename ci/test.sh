@@ -24,7 +24,7 @@ step() {
   else
     failures=$((failures + 1))
     failures_of "$log" | head -n 300
-    grep -vE '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP))' "$log" | tail -n 60
+    grep -avE '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP))' "$log" | tail -n 60
     echo "   FAILED ($((SECONDS - begin)) s): $name; the whole log is $log"
   fi
 }
@@ -41,12 +41,13 @@ failures_of() {
 
 # count NAME WHERE: adds a test log to the summary.
 count() {
-  local log=.build/${1// /-}.log passed failed
-  passed=$(grep -cE '^\s*--- PASS' "$log")
-  failed=$(grep -cE '^\s*--- FAIL' "$log")
+  local log=.build/${1// /-}.log passed failed names
+  passed=$(grep -acE '^\s*--- PASS' "$log")
+  failed=$(grep -acE '^\s*--- FAIL' "$log")
   total_passed=$((total_passed + passed))
   total_failed=$((total_failed + failed))
-  failed_tests+=$(grep -E '^\s*--- FAIL' "$log" | sed "s|^ *|  $2: |")
+  names=$(grep -aE '^\s*--- FAIL' "$log" | sed "s|^ *|  $2: |")
+  [ -z "$names" ] || failed_tests+=$names$'\n'
   summary+=$(printf '%-28s %4d passed, %d failed' "$2" "$passed" "$failed")$'\n'
   if [ "$passed" -eq 0 ]; then
     summary+="$2: no test ran"$'\n'
@@ -77,7 +78,7 @@ if [ "$failures" -gt 0 ] && [ "$total_failed" -eq 0 ]; then
   total_failed=$failures
 fi
 if [ -n "$failed_tests" ]; then
-  printf 'Failed:\n%s\n\n' "$failed_tests"
+  printf 'Failed:\n%s\n' "$failed_tests"
 fi
 echo "$total_passed passed, $total_failed failed"
 [ "$failures" -eq 0 ]
