@@ -8,6 +8,7 @@ require (
 	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/coder/websocket v1.8.15
 	github.com/gomodule/redigo v1.9.3
+	github.com/google/pprof v0.0.0-20250403155104-27863c87afa6
 	gonum.org/v1/plot v0.17.0
 )
 

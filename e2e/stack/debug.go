@@ -33,9 +33,11 @@ var (
 	heapAlloc  = regexp.MustCompile(`# HeapAlloc = (\d+)`)
 )
 
+var errNoDebug = errors.New("Traefik was started without Debug")
+
 func (t *Traefik) profile(path string, number *regexp.Regexp) (int, error) {
 	if !t.o.Debug {
-		return 0, errors.New("Traefik was started without Debug")
+		return 0, errNoDebug
 	}
 	resp, err := prober.Get(t.URL() + path)
 	if err != nil {
@@ -51,6 +53,24 @@ func (t *Traefik) profile(path string, number *regexp.Regexp) (int, error) {
 		return 0, fmt.Errorf("%s: %s: %.200s", path, resp.Status, body)
 	}
 	return strconv.Atoi(string(found[1]))
+}
+
+// CPUProfile returns a profile of Traefik's processor time in so many seconds from now
+// on, as runtime/pprof writes it. It needs Debug.
+func (t *Traefik) CPUProfile(seconds int) ([]byte, error) {
+	if !t.o.Debug {
+		return nil, errNoDebug
+	}
+	resp, err := http.Get(fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", t.URL(), seconds))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the CPU profile: %s: %.200s", resp.Status, body)
+	}
+	return body, err
 }
 
 // Bin returns the path of the binary that runs.
