@@ -112,46 +112,22 @@ func (p *permit) setPorts(text string) error {
 	return nil
 }
 
-// dialThrough connects to a node, by an address that the fence lets through and when
-// its gate does.
-func dialThrough(ctx context.Context, f *fence, network, address string) (net.Conn, error) {
-	known, _ := f.gates.values.Load(address)
-	if known == nil {
-		opened, err := f.open(address)
-		if err != nil {
-			return nil, err
-		}
-		known = opened
+// gate returns the gate of an address.
+func (f *fence) gate(address string) *gate {
+	if known := f.gates.get(address); known != nil {
+		return known.(*gate)
 	}
-	g := known.(*gate)
-	trial, err := enterGate(ctx, g, f.dialer.Timeout)
-	if err != nil {
-		return nil, dialError(network, err)
-	}
-	var conn net.Conn
-	if g.literal {
-		conn, err = f.dialer.DialContext(ctx, network, address)
-	} else {
-		conn, err = f.dialName(ctx, network, address)
-	}
-	leaveGate(g, trial, err) // not deferred: nothing panics there, and a deferred closure would hang then (Yaegi)
-	return conn, err
-}
-
-// open makes the gate of an address, unless that is one that is not let through.
-func (f *fence) open(address string) (interface{}, error) {
+	g := newGate(f, address)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, err
+		g.barred = err
+	} else if literal, err := netip.ParseAddr(host); err == nil {
+		g.literal = f.permits("", literal, port)
+		if !g.literal {
+			g.barred = fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
+		}
 	}
-	literal, err := netip.ParseAddr(host)
-	if err != nil {
-		return f.gates.keep(address, newGate(false)), nil
-	}
-	if !f.permits("", literal, port) {
-		return nil, fmt.Errorf("%w: targets.allow does not permit %s", errBadTarget, address)
-	}
-	return f.gates.keep(address, newGate(true)), nil
+	return f.gates.keep(address, g).(*gate)
 }
 
 // dialName resolves a host name and connects to one of its addresses. Those that

@@ -328,7 +328,7 @@ func TestTheAddressesOfANameShareTheTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := dialThrough(context.Background(), f, "tcp", "node.test:"+port)
+	conn, err := dial(context.Background(), f.gate("node.test:"+port))
 	if err != nil {
 		t.Fatalf("after %v: %v", silent, err)
 	}

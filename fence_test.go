@@ -111,7 +111,7 @@ func TestTheFenceStandsAtTheDial(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := dialThrough(context.Background(), f, "tcp", c.address)
+		conn, err := dial(context.Background(), f.gate(c.address))
 		if conn != nil {
 			conn.Close()
 		}

@@ -29,6 +29,9 @@ type forwarder struct {
 // maxWays bounds the addresses that a middleware knows the way to at a time.
 const maxWays = 100000
 
+// noLimit is a time in which everything happens.
+const noLimit = 100 * 365 * 24 * time.Hour
+
 // to returns the way to a node.
 func (m *middleware) to(node *target) *way {
 	if known := m.ways.get(node.address); known != nil {
@@ -45,7 +48,12 @@ func (m *middleware) newWay(node *target) *way {
 	proxy.Transport = m.nodes.transport
 	proxy.BufferPool = pooled
 	proxy.FlushInterval = m.nodes.flush
-	to := &way{node: node, header: []string{node.address}, proxy: proxy}
+	to := &way{node: node, header: []string{node.address}, proxy: proxy, gate: m.nodes.fence.gate(node.dial)}
+	to.maxSessions = m.sessions.maxPerNode
+	to.patience = m.nodes.transport.ResponseHeaderTimeout
+	if to.patience == 0 {
+		to.patience = noLimit
+	}
 	to.secure = node.url.Scheme == "https"
 	to.asSent = m.passHostHeader && node.url.Path == "" && node.url.RawQuery == ""
 	proxy.ErrorHandler = func(w http.ResponseWriter, out *http.Request, err error) { m.nodeFailed(w, out, err, to) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -47,10 +48,16 @@ var (
 // node that was silent once and gets a hundred clients a day later is dialed for
 // each of them.
 type gate struct {
-	literal bool // the address needs no resolving, and the fence lets it through
+	fence   *fence
+	address string // host:port
+	literal bool   // it needs no resolving, and the fence lets it through
+	barred  error  // why the fence never lets it through; nil: it may
+
+	// load is how many dials are under way, with those that have yet to find out
+	// whether they may be; while the node is silent it is more than maxDials.
+	load atomic.Int64
 
 	mu      sync.Mutex
-	dials   int
 	waiting *list.List    // of *dialWait
 	silent  bool          // it did not answer a dial in time
 	until   time.Time     // how long that counts
@@ -58,59 +65,77 @@ type gate struct {
 	refused chan struct{} // closed to refuse those that wait
 }
 
+// silentLoad is what silence adds to a gate's load.
+const silentLoad = 1 << 32
+
 // dialWait is a dial that waits for its turn.
 type dialWait struct {
 	turn chan struct{} // closed when it comes
 	come bool
 }
 
-func newGate(literal bool) *gate {
-	return &gate{literal: literal, waiting: list.New(), refused: make(chan struct{})}
+func newGate(f *fence, address string) *gate {
+	return &gate{fence: f, address: address, waiting: list.New(), refused: make(chan struct{})}
 }
 
-// enterGate is enter, and leaveGate leave, for the most of dials: to a node that
-// answers, and has few. See handler for what a function is spared.
-func enterGate(ctx context.Context, g *gate, timeout time.Duration) (bool, error) {
-	g.mu.Lock()
-	if g.silent || g.dials >= maxDials {
-		g.mu.Unlock()
-		trial, err := g.enter(ctx, timeout)
-		return trial, err
+// dial connects to a node, by an address that the fence lets through and when its
+// gate does. Most dials are to a literal address, of a node that answers and has few
+// of them. See handler for what a function is spared.
+func dial(ctx context.Context, g *gate) (net.Conn, error) {
+	if g.load.Add(1) > maxDials || !g.literal {
+		conn, err := g.dialInTurn(ctx)
+		return conn, err
 	}
-	g.dials++
-	g.mu.Unlock()
-	return false, nil
-}
-
-func leaveGate(g *gate, trial bool, err error) {
-	g.mu.Lock()
-	if trial || err != nil || g.dials >= maxDials { // then others may wait
-		g.mu.Unlock()
-		g.leave(trial, err)
-		return
+	conn, err := g.fence.dialer.DialContext(ctx, "tcp", g.address)
+	if g.load.Add(-1) >= maxDials-1 || err != nil { // others may wait, or are to be told
+		g.leave(false, err)
 	}
-	g.dials--
-	g.silent = false
-	g.mu.Unlock()
+	return conn, err
 }
 
-// enter lets a dial through, at once or when it is its turn, or says why not.
-// Each that is let through ends with leave, which is told whether it was a trial.
+// dialInTurn is dial for a dial that has to wait, or be refused, or whose address has
+// to be resolved. It is in load already.
+func (g *gate) dialInTurn(ctx context.Context) (net.Conn, error) {
+	if g.barred != nil {
+		g.load.Add(-1)
+		return nil, g.barred
+	}
+	trial, err := g.enter(ctx, g.fence.dialer.Timeout)
+	if err != nil {
+		return nil, dialError("tcp", err)
+	}
+	var conn net.Conn
+	if g.literal {
+		conn, err = g.fence.dialer.DialContext(ctx, "tcp", g.address)
+	} else {
+		conn, err = g.fence.dialName(ctx, "tcp", g.address)
+	}
+	if !trial {
+		g.load.Add(-1)
+	}
+	g.leave(trial, err) // not deferred: nothing panics there, and a deferred closure would hang then (Yaegi)
+	return conn, err
+}
+
+// enter lets a dial through that is in load already, at once or when it is its turn,
+// or says why not. One that is let through as a trial is in load no more; all end with
+// leave, which is told.
 func (g *gate) enter(ctx context.Context, timeout time.Duration) (bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.silent && !g.trying && time.Now().After(g.until) {
-		g.silent = false
+		g.setSilent(false)
 	}
+	if !g.silent && g.load.Load() <= maxDials {
+		return false, nil
+	}
+	g.load.Add(-1)
 	switch {
 	case g.silent && g.trying:
 		return false, errSilent
 	case g.silent:
 		g.trying = true
 		return true, nil
-	case g.dials < maxDials:
-		g.dials++
-		return false, nil
 	case g.waiting.Len() >= maxDialsWaiting:
 		return false, errCrowded
 	}
@@ -125,6 +150,17 @@ func (g *gate) enter(ctx context.Context, timeout time.Duration) (bool, error) {
 	}
 	g.waiting.Remove(place)
 	return false, err
+}
+
+// setSilent says whether the node is silent. It is called with the lock held.
+func (g *gate) setSilent(silent bool) {
+	switch {
+	case silent && !g.silent:
+		g.load.Add(silentLoad)
+	case g.silent && !silent:
+		g.load.Add(-silentLoad)
+	}
+	g.silent = silent
 }
 
 // waitForTurn waits for one of the two channels to be closed, or the end of the
@@ -149,18 +185,18 @@ func waitForTurn(ctx context.Context, timeout time.Duration, turn, refused chan 
 	}
 }
 
-// leave is told what came of a dial that was let through.
+// leave is told what came of a dial that was let through, and is in load no more. It
+// lets those in that wait: a dial that leaves, and sees that it was one of maxDials,
+// comes here for them.
 func (g *gate) leave(trial bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if trial {
 		g.trying = false
-	} else {
-		g.dials--
 	}
 	switch {
 	case isTimeout(err):
-		g.silent = true
+		g.setSilent(true)
 		g.until = time.Now().Add(grace)
 		g.waiting = list.New()
 		close(g.refused)
@@ -170,11 +206,11 @@ func (g *gate) leave(trial bool, err error) {
 			g.until = time.Now().Add(grace) // its client has gone, and the next one tries
 		}
 	default:
-		g.silent = false
+		g.setSilent(false)
 	}
-	for g.dials < maxDials && g.waiting.Len() > 0 {
+	for g.load.Load() < maxDials && g.waiting.Len() > 0 {
 		next := g.waiting.Remove(g.waiting.Front()).(*dialWait)
-		g.dials++
+		g.load.Add(1)
 		next.come = true
 		close(next.turn)
 	}

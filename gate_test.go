@@ -3,13 +3,33 @@ package dynamicforward
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"os"
+	"reflect"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/traefik/genconf/dynamic"
 )
+
+// enterGate enters a gate as dial does.
+func enterGate(ctx context.Context, g *gate, timeout time.Duration) (bool, error) {
+	if g.load.Add(1) <= maxDials {
+		return false, nil
+	}
+	trial, err := g.enter(ctx, timeout)
+	return trial, err
+}
+
+// leaveGate leaves a gate as dial does.
+func leaveGate(g *gate, trial bool, err error) {
+	if !trial && g.load.Add(-1) < maxDials-1 && err == nil {
+		return
+	}
+	g.leave(trial, err)
+}
 
 // letThrough enters a gate so many times, at once, and fails if it cannot.
 func letThrough(t *testing.T, g *gate, count int) {
@@ -45,7 +65,7 @@ func (g *gate) waits() int {
 }
 
 func TestDialsToOneAddressAreBounded(t *testing.T) {
-	g := newGate(true)
+	g := newGate(nil, "")
 	letThrough(t, g, maxDials)
 	second := waitsAt(context.Background(), t, g, time.Minute)
 	third := waitsAt(context.Background(), t, g, time.Minute)
@@ -53,8 +73,8 @@ func TestDialsToOneAddressAreBounded(t *testing.T) {
 	if err := <-second; err != nil {
 		t.Errorf("when its turn came: %v", err)
 	}
-	if g.waits() != 1 || g.dials != maxDials {
-		t.Errorf("%d wait and %d dial", g.waits(), g.dials)
+	if g.waits() != 1 || g.load.Load() != maxDials {
+		t.Errorf("%d wait and %d dial", g.waits(), g.load.Load())
 	}
 	leaveGate(g, false, errors.New("connection refused"))
 	if err := <-third; err != nil {
@@ -63,7 +83,7 @@ func TestDialsToOneAddressAreBounded(t *testing.T) {
 }
 
 func TestADialThatIsNotAnsweredTellsOfTheOthers(t *testing.T) {
-	g := newGate(true)
+	g := newGate(nil, "")
 	letThrough(t, g, maxDials)
 	waiting := waitsAt(context.Background(), t, g, time.Minute)
 	leaveGate(g, false, os.ErrDeadlineExceeded)
@@ -99,7 +119,7 @@ func TestADialThatIsNotAnsweredTellsOfTheOthers(t *testing.T) {
 }
 
 func TestANodeThatRefusesIsNotSilent(t *testing.T) {
-	g := newGate(true)
+	g := newGate(nil, "")
 	letThrough(t, g, 1)
 	leaveGate(g, false, os.ErrDeadlineExceeded)
 	if trial, err := enterGate(context.Background(), g, time.Minute); !trial || err != nil {
@@ -110,7 +130,7 @@ func TestANodeThatRefusesIsNotSilent(t *testing.T) {
 }
 
 func TestGraceEnds(t *testing.T) {
-	g := newGate(true)
+	g := newGate(nil, "")
 	letThrough(t, g, 1)
 	leaveGate(g, false, os.ErrDeadlineExceeded)
 	g.until = time.Now().Add(-time.Millisecond)
@@ -118,7 +138,7 @@ func TestGraceEnds(t *testing.T) {
 }
 
 func TestWhatWaitsForADialDoesNotWaitForEver(t *testing.T) {
-	g := newGate(true)
+	g := newGate(nil, "")
 	letThrough(t, g, maxDials)
 	if _, err := enterGate(context.Background(), g, time.Millisecond); !errors.Is(err, errNotDialed) {
 		t.Errorf("after dialTimeout: %v", err)
@@ -140,14 +160,72 @@ func TestWhatWaitsForADialDoesNotWaitForEver(t *testing.T) {
 	}
 }
 
+// slowDialer is a dialer whose dials wait until they may go on. Those that do are
+// counted.
+func slowDialer(goOn chan struct{}, count *atomic.Int64) *net.Dialer {
+	dialer := &net.Dialer{Timeout: fakeRedisPatience}
+	control := reflect.ValueOf(dialer).Elem().FieldByName("Control") // Yaegi has no syscall.RawConn
+	wait := func(_ []reflect.Value) []reflect.Value {
+		count.Add(1)
+		<-goOn
+		return []reflect.Value{reflect.Zero(control.Type().Out(0))}
+	}
+	control.Set(reflect.MakeFunc(control.Type(), wait))
+	return dialer
+}
+
+func TestDialsTakeTurns(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	goOn := make(chan struct{})
+	begun := &atomic.Int64{}
+	f, err := newFence(&TargetsConfig{}, slowDialer(goOn, begun))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := f.gate(listener.Addr().String())
+	const more = 3
+	results := make(chan error, maxDials+more)
+	one := func() {
+		conn, err := dial(context.Background(), g)
+		if err == nil {
+			conn.Close()
+		}
+		results <- err
+	}
+	for i := 0; i < maxDials+more; i++ {
+		go one()
+	}
+	asMany := func() bool { return begun.Load() == maxDials && g.waits() == more }
+	waitFor(t, "as many dials as there may be", asMany)
+	for i := 0; i < more; i++ {
+		goOn <- struct{}{}
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+		next := func() bool { return begun.Load() == int64(maxDials+1+i) && g.waits() == more-1-i }
+		waitFor(t, "the next one's turn", next)
+	}
+	close(goOn)
+	for i := 0; i < maxDials; i++ {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g.load.Load() != 0 {
+		t.Errorf("in the end there are %d dials", g.load.Load())
+	}
+}
+
 func TestAllRoutersShareAGate(t *testing.T) {
 	f, err := newFence(&TargetsConfig{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, _ := f.open("127.0.0.1:1")
-	second, _ := f.open("127.0.0.1:1")
-	if first.(*gate) != second.(*gate) {
+	if f.gate("127.0.0.1:1") != f.gate("127.0.0.1:1") {
 		t.Error("one address has two gates")
 	}
 }

@@ -102,9 +102,8 @@ type lane struct {
 	absent int           // looks in a row at which it was neither idle nor under way
 
 	// The request's.
-	fence     *fence
+	gate      *gate
 	transport *http.Transport
-	address   string // to dial, host:port
 	flush     time.Duration
 	limited   *io.LimitedReader
 	reader    *bufio.Reader
@@ -149,7 +148,7 @@ func newLanes(f *forwarder, to *way, room int) *lanes {
 
 // newLane returns a lane that dials when it is asked first.
 func newLane(f *forwarder, to *way) *lane {
-	l := &lane{header: to.header, fence: f.fence, transport: f.transport, address: to.node.dial, flush: f.flush}
+	l := &lane{header: to.header, gate: to.gate, transport: f.transport, flush: f.flush}
 	l.under = make(chan *http.Request, 1)
 	l.limited = &io.LimitedReader{R: undialed}
 	l.reader = bufio.NewReaderSize(l.limited, laneBuffer)
@@ -267,7 +266,7 @@ func failed(l *lane, r *http.Request, err error) (*http.Response, error) {
 func first(l *lane, r *http.Request) (*http.Response, error) {
 	l.timeless = true
 	l.under <- r
-	conn, err := dialThrough(r.Context(), l.fence, "tcp", l.address)
+	conn, err := dial(r.Context(), l.gate)
 	<-l.under
 	l.timeless = false
 	if err != nil {

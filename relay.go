@@ -61,17 +61,11 @@ var (
 	relaying sync.Once
 )
 
-// beginRelaying makes relay possible. It is not part of relay because a closure
-// for each session costs more, interpreted, than all the rest of it.
+// beginRelaying begins to start the sessions that are sent to tunnels. It is not done
+// for each because its closure would cost more, interpreted, than all the rest.
 func beginRelaying() {
 	begin := func() { go relayAll() }
 	relaying.Do(begin)
-}
-
-// relay starts a session: it copies between the two connections until both are
-// done or one of them breaks.
-func relay(t *tunnel) {
-	tunnels <- t
 }
 
 // relayAll starts the sessions that are handed over.
@@ -263,13 +257,6 @@ func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
 func (t *tunnel) close() {
 	t.client.Close()
 	t.node.Close()
-}
-
-// abandon gives back the place of a session that was not started.
-func abandon(t *tunnel) {
-	if t.client == nil && t.place != nil {
-		leave(everybody, t.place)
-	}
 }
 
 // closeWrite says on a connection that nothing more will come. False: it cannot.

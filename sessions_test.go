@@ -278,7 +278,7 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 			session.node = gatewayOfClient
 		}
 		session.silence.since.Store(time.Now().UnixNano())
-		relay(session)
+		tunnels <- session
 		said := make([]byte, c.size)
 		heard := make([]byte, c.size)
 		write := func() { _, _ = talker.Write(said) }

@@ -5,6 +5,7 @@ import (
 	"net/http/httputil"
 	"reflect"
 	"sync"
+	"time"
 )
 
 // shortcuts leads the query strings that one middleware has seen to the nodes
@@ -24,6 +25,11 @@ type way struct {
 	proxy  *httputil.ReverseProxy
 	secure bool // by TLS
 	asSent bool // target and Host of a request go to the node as they come
+	gate   *gate
+
+	// For handshakes.
+	maxSessions int           // websocket.maxPerNode
+	patience    time.Duration // how long the head of an answer may take
 
 	pressure *pressure
 }
@@ -78,11 +84,12 @@ func (s *shortcuts) forget() {
 const afterPrefix = "X-Dynamicforward."
 
 // handler returns the handler of every request. It is the short way, for a plain GET
-// whose query was seen before, to a node that has lanes; serve has all others.
-// Interpreted, a call of compiled code costs half a microsecond; a function pays for
-// all its variables and intermediate values each time, used or not; and a method of
-// our own is called through reflection and costs four times as much as a function. So
-// this one captures what it needs, constants too, and has little of all.
+// whose query was seen before, to a node that has lanes; shortHandshake and
+// withoutLane have most others, serve has all. Interpreted, a call of compiled code
+// costs half a microsecond; a function pays for all its variables and intermediate
+// values each time, used or not; and a method of our own is called through reflection
+// and costs four times as much as a function. So this one captures what it needs,
+// constants too, and has little of all.
 //
 // What Connection names the proxy keeps from the node. Traefik's entry point
 // leaves no Connection header but for an upgrade.
@@ -100,11 +107,15 @@ func (m *middleware) handler() http.Handler {
 				return
 			}
 		}
+		if header["Connection"] != nil {
+			shortHandshake(m, w, r)
+			return
+		}
 		mu.RLock()
 		idle := lanes[r.URL.RawQuery]
 		mu.RUnlock()
-		if len(idle) <= spare || r.Method != get || r.ContentLength != 0 || header["Connection"] != nil {
-			serve(m, w, r)
+		if len(idle) <= spare || r.Method != get || r.ContentLength != 0 {
+			plain(m, w, r)
 			return
 		}
 		l := <-idle
@@ -120,15 +131,12 @@ func (m *middleware) handler() http.Handler {
 	return http.HandlerFunc(handle)
 }
 
-// serve takes a request on that is not plain, has no shortcut, or finds no lane.
-func serve(m *middleware, w http.ResponseWriter, r *http.Request) {
-	to := m.short.get(r.URL.RawQuery)
-	if to != nil && r.ContentLength == 0 && r.Header["Connection"] == nil {
-		r.Header[nodeHeader] = to.header
-		r.Header["Connection"] = dropNodeHeader
-		withoutLane(m, w, r, to)
-		return
-	}
+// shortHandshake takes a request on that has a Connection header: a handshake, mostly.
+func shortHandshake(m *middleware, w http.ResponseWriter, r *http.Request) {
+	known := m.short
+	known.mu.RLock()
+	to := known.known[r.URL.RawQuery]
+	known.mu.RUnlock()
 	if to == nil || !isUpgrade(r) {
 		m.serve(w, r)
 		return
@@ -137,4 +145,17 @@ func serve(m *middleware, w http.ResponseWriter, r *http.Request) {
 	if over := upgrade(w, r, &attempt{m: m, way: to}); over != nil {
 		<-over
 	}
+}
+
+// plain takes a request on that has no Connection header, and no shortcut, a body, or
+// no lane.
+func plain(m *middleware, w http.ResponseWriter, r *http.Request) {
+	to := m.short.get(r.URL.RawQuery)
+	if to == nil || r.ContentLength != 0 {
+		m.serve(w, r)
+		return
+	}
+	r.Header[nodeHeader] = to.header
+	r.Header["Connection"] = dropNodeHeader
+	withoutLane(m, w, r, to)
 }

@@ -41,8 +41,8 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, respon
 		return nil, err
 	}
 	// Yaegi: a method value of a compiled type does not load (yaegi#1356).
-	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialThrough(ctx, fence, network, address)
+	transport.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		conn, err := dial(ctx, fence.gate(address))
 		return conn, err
 	}
 	flush, err := flushInterval(responses)

@@ -35,13 +35,6 @@ func namesUpgrade(connection []string) bool {
 	return strings.Contains(","+strings.ToLower(strings.ReplaceAll(strings.Join(connection, ","), " ", ""))+",", ",upgrade,")
 }
 
-// handshake is a node's answer to a handshake, and the connection it came on.
-type handshake struct {
-	conn     net.Conn
-	reader   *bufio.Reader // what the node sent after its answer may be in it
-	response *http.Response
-}
-
 // upgrade takes a handshake to its node and, where the node agrees, starts a
 // session between the two connections: what is left of the request is those and
 // what relays between them. It returns what the request has to wait for; nil:
@@ -49,15 +42,14 @@ type handshake struct {
 //
 // Yaegi: a call pays for every expression in a function, reached or not, so what
 // few handshakes need stands in functions of its own; and those that most go
-// through are no methods (see handler).
+// through are few, and no methods (see handler).
 func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
 	t := &tunnel{}
-	defer abandon(t)
-	shake, err := shakeHands(a, t, w, r)
+	reader, response, err := shakeHands(w, r, a, t)
 	if err != nil {
 		return upgradeElsewhere(w, r, a, t, err)
 	}
-	return switchProtocols(w, r, a, t, shake)
+	return begin(w, r, a, t, reader, response)
 }
 
 // upgradeElsewhere takes a handshake that has failed to the node that has taken
@@ -67,10 +59,9 @@ func upgradeElsewhere(w http.ResponseWriter, r *http.Request, a *attempt, t *tun
 		if second := a.again(r, err); second != nil {
 			a = second
 			r.Header[nodeHeader] = a.way.header
-			abandon(t)
-			shake, failure := shakeHands(a, t, w, r)
+			reader, response, failure := shakeHands(w, r, a, t)
 			if failure == nil {
-				return switchProtocols(w, r, a, t, shake)
+				return begin(w, r, a, t, reader, response)
 			}
 			err = failure
 		}
@@ -79,32 +70,72 @@ func upgradeElsewhere(w http.ResponseWriter, r *http.Request, a *attempt, t *tun
 	return nil
 }
 
-// switchProtocols starts a session, if the node has agreed to one.
-func switchProtocols(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, shake *handshake) chan struct{} {
-	if a.m.debugHeaders {
-		a.debug(shake.response.Header)
+// begin starts a session, if the node has agreed to one: it takes the client's
+// connection over. What either side has sent already goes first; reader may hold
+// something of the node's.
+func begin(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, reader *bufio.Reader, response *http.Response) chan struct{} {
+	m := a.m
+	if m.debugHeaders {
+		a.debug(response.Header)
 	}
-	if shake.response.StatusCode != http.StatusSwitchingProtocols {
-		shake.decline(w, r, a.m.nodes)
+	if response.StatusCode != http.StatusSwitchingProtocols {
+		decline(w, r, a, t, response)
 		return nil
 	}
-	client, err := switchTo(shake, w)
+	client, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		notStarted(a, err)
-		return nil
+		return notBegun(a, t, err)
 	}
 	t.client = client
-	t.node = shake.conn
-	if a.m.sessions.bounded {
+	if more := w.Header(); len(more) > 0 {
+		addTo(response.Header, more)
+	}
+	response.Body = nil
+	_ = response.Write(buffered) // buffered keeps its error, for Flush
+	if reader.Buffered() > 0 {
+		_ = passOn(buffered, reader)
+	}
+	err = buffered.Flush()
+	inner := unwrapped(client)
+	if err != nil || inner == nil || buffered.Reader.Buffered() > 0 {
+		err = beginWithMore(t, inner, buffered.Reader, err)
+		if err != nil {
+			return notBegun(a, t, err)
+		}
+	} else {
+		t.client = inner
+	}
+	if m.sessions.bounded {
 		a.bound(t, r)
 	}
-	relay(t)
+	tunnels <- t
 	return t.over
 }
 
-// notStarted tells of a session that could not start although the node agreed.
-func notStarted(a *attempt, err error) {
+// beginWithMore is the part of begin for a client that has sent something already,
+// which waits in buffered and perhaps in what wraps inner; for one whose connection
+// is wrapped in nothing, when inner is nil; and for one that has gone.
+func beginWithMore(t *tunnel, inner net.Conn, buffered *bufio.Reader, err error) error {
+	if err == nil && buffered.Buffered() > 0 {
+		err = passOn(t.node, buffered)
+	}
+	if err == nil && inner != nil {
+		err = unwrap(t.client, inner, t.node)
+		t.client = inner
+	}
+	return err
+}
+
+// notBegun ends what was to become a session, although the node has agreed, and tells
+// of it.
+func notBegun(a *attempt, t *tunnel, err error) chan struct{} {
+	if t.client != nil {
+		t.client.Close()
+	}
+	t.node.Close()
+	leave(everybody, t.place)
 	logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
+	return nil
 }
 
 // bound has a session keep to the websocket options.
@@ -130,42 +161,64 @@ func (a *attempt) watch(t *tunnel, r *http.Request) {
 }
 
 // shakeHands sends a handshake to a node that has a place for the session, and
-// reads the answer; informational ones before it go to the client at once. The client
-// may go away meanwhile; it may have sent something already, which waits.
-func shakeHands(a *attempt, t *tunnel, w http.ResponseWriter, r *http.Request) (*handshake, error) {
+// reads the answer: its head, and what came with it may wait in the reader. Answers
+// that are informational go to the client at once. The client may go away meanwhile;
+// it may have sent something already, which waits. An error leaves nothing behind.
+func shakeHands(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel) (*bufio.Reader, *http.Response, error) {
+	to := a.way
+	place := enter(everybody, to.gate.address, to.maxSessions)
+	if place == nil {
+		return nil, nil, nodeFull(to)
+	}
 	ctx := r.Context()
-	nodes := a.m.nodes
-	t.place = enter(everybody, a.way.node.dial, a.m.sessions.maxPerNode)
-	if t.place == nil {
-		return nil, nodeFull(a)
-	}
-	conn, err := dialThrough(ctx, nodes.fence, "tcp", a.way.node.dial)
-	if err == nil && a.way.secure {
-		conn, err = overTLS(ctx, nodes, a.way.node, conn)
+	conn, err := dial(ctx, to.gate)
+	if to.secure && err == nil {
+		conn, err = overTLS(ctx, a.m.nodes, to.node, conn)
 	}
 	if err != nil {
-		return nil, err
+		leave(everybody, place)
+		return nil, nil, err
 	}
-	if wait := nodes.transport.ResponseHeaderTimeout; wait > 0 {
-		_ = conn.SetDeadline(time.Now().Add(wait))
-	}
+	t.place = place
+	t.node = conn
+	limited, cancel := context.WithTimeout(ctx, to.patience)
 	giveUp := func() { conn.Close() }
-	stop := context.AfterFunc(ctx, giveUp)
-	shake, err := exchange(w, conn, r, handshakeHead(r, a.way))
-	if !stop() {
-		err = ctx.Err()
+	stop := context.AfterFunc(limited, giveUp)
+	_, err = conn.Write(handshakeHead(r, to))
+	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
+	reader := bufio.NewReaderSize(head, answerBuffer)
+	response, failure := http.ReadResponse(reader, r)
+	if failure == nil && response.StatusCode < 200 {
+		response, failure = informational(w, r, reader, response)
 	}
-	if err != nil {
-		conn.Close()
-		return nil, err
+	if !stop() || err != nil || failure != nil {
+		err = noAnswer(limited, t, head, err, failure)
+		cancel()
+		return nil, nil, err
 	}
-	_ = conn.SetDeadline(time.Time{})
-	return shake, nil
+	cancel()
+	head.N = math.MaxInt64
+	return reader, response, nil
+}
+
+// noAnswer ends a handshake that has got none in time, or none that can be read, and
+// says why.
+func noAnswer(ctx context.Context, t *tunnel, head *io.LimitedReader, err, failure error) error {
+	t.node.Close()
+	leave(everybody, t.place)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return err
+	default:
+		return answerError(failure, head)
+	}
 }
 
 // nodeFull says that a node has no place for the session.
-func nodeFull(a *attempt) error {
-	return fmt.Errorf("%w: %s holds %d sessions", errNodeFull, a.way.node.address, a.m.sessions.maxPerNode)
+func nodeFull(to *way) error {
+	return fmt.Errorf("%w: %s holds %d sessions", errNodeFull, to.node.address, to.maxSessions)
 }
 
 // overTLS speaks TLS on a connection to a node whose address is an https URL.
@@ -195,9 +248,9 @@ var notCopied = map[string]bool{
 
 // Names of WebSocket's headers at the beginning of a line: as Go spells them, and as
 // RFC 6455 does. Some servers compare them with case.
-var (
-	webSocketInGo = []byte("\nSec-Websocket-")
-	webSocketName = []byte("\nSec-WebSocket-")
+const (
+	webSocketInGo = "\nSec-Websocket-"
+	webSocketName = "\nSec-WebSocket-"
 )
 
 // wantsTrailers tells whether TE says that the client takes trailers: the one thing
@@ -234,10 +287,9 @@ func handshakeHead(r *http.Request, to *way) []byte {
 	if header["Te"] != nil || r.Method != http.MethodGet {
 		head += rareHeaders(r.Method, header["Te"])
 	}
-	all := bytes.NewBufferString(head)
-	_ = header.WriteSubset(all, notCopied) // a buffer takes everything
-	_, _ = all.WriteString("\r\n")
-	return bytes.ReplaceAll(all.Bytes(), webSocketInGo, webSocketName)
+	rest := &bytes.Buffer{}
+	_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
+	return []byte(strings.ReplaceAll(head+rest.String()+"\r\n", webSocketInGo, webSocketName))
 }
 
 // directed is a request as far as the way to the node changes it: where its address
@@ -292,28 +344,6 @@ const maxAnswerHead = 10 << 20
 // answerBuffer is the size of a reader of answers, in bytes: heads of usual size.
 const answerBuffer = 1024
 
-// exchange writes a request's head and reads its answer. Informational ones go to
-// the client.
-func exchange(w http.ResponseWriter, conn net.Conn, r *http.Request, head []byte) (*handshake, error) {
-	if _, err := conn.Write(head); err != nil {
-		return nil, err
-	}
-	limited := &io.LimitedReader{R: conn, N: maxAnswerHead}
-	reader := bufio.NewReaderSize(limited, answerBuffer)
-	response, err := http.ReadResponse(reader, r)
-	if err == nil && response.StatusCode < 200 && response.StatusCode != http.StatusSwitchingProtocols {
-		response, err = afterInformational(w, r, reader, response)
-	}
-	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
-		err = agreed(response, r)
-	}
-	if err != nil {
-		return nil, answerError(err, limited)
-	}
-	limited.N = math.MaxInt64
-	return &handshake{conn: conn, reader: reader, response: response}, nil
-}
-
 // answerError says of a head that was not read to its end that it is too large.
 func answerError(err error, limited *io.LimitedReader) error {
 	if limited.N > 0 {
@@ -322,34 +352,35 @@ func answerError(err error, limited *io.LimitedReader) error {
 	return fmt.Errorf("the head of the answer is larger than %d bytes", maxAnswerHead)
 }
 
-// afterInformational passes an informational answer on, and those that follow, and
-// returns the one that counts.
-func afterInformational(w http.ResponseWriter, r *http.Request, reader *bufio.Reader, response *http.Response) (*http.Response, error) {
-	for i := 0; i < maxInformational; i++ {
+// informational takes an answer on whose status is below 200: the node's agreement;
+// or one that goes to the client at once, and another follows. It returns the one that
+// counts.
+func informational(w http.ResponseWriter, r *http.Request, reader *bufio.Reader, response *http.Response) (*http.Response, error) {
+	for i := 0; response.StatusCode != http.StatusSwitchingProtocols; i++ {
+		if i == maxInformational {
+			return nil, errors.New("too many informational answers")
+		}
 		inform(w, response)
 		next, err := http.ReadResponse(reader, r)
 		if err != nil {
 			return nil, err
 		}
-		if next.StatusCode >= 200 || next.StatusCode == http.StatusSwitchingProtocols {
-			return next, nil
-		}
 		response = next
+		if response.StatusCode >= 200 {
+			return response, nil
+		}
 	}
-	return nil, errors.New("too many informational answers")
-}
-
-// agreed checks that the node switches to what the client asked for.
-func agreed(response *http.Response, r *http.Request) error {
-	asked := r.Header["Upgrade"]
+	asked := r.Header["Upgrade"][0]
 	got := response.Header["Upgrade"]
-	if len(got) > 0 && got[0] == asked[0] {
-		return nil
+	if len(got) == 0 || got[0] != asked {
+		err := disagreed(asked, response.Header.Get("Upgrade"))
+		return response, err
 	}
-	return disagreed(asked[0], response.Header.Get("Upgrade"))
+	return response, nil
 }
 
-// disagreed is agreed where the two are not written alike.
+// disagreed checks that the node switches to what the client has asked for, where the
+// two are not written alike.
 func disagreed(asked, got string) error {
 	if strings.EqualFold(asked, got) {
 		return nil
@@ -396,50 +427,20 @@ func (d *declined) Read(p []byte) (int, error) {
 // decline passes an answer on that is no agreement, whole and as it comes, for as
 // long as the client is there: a proxy of the standard library does, which is
 // handed the answer.
-func (s *handshake) decline(w http.ResponseWriter, r *http.Request, nodes *forwarder) {
-	defer s.conn.Close()
-	giveUp := func() { s.conn.Close() }
+func decline(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, response *http.Response) {
+	defer leave(everybody, t.place)
+	defer t.node.Close()
+	giveUp := func() { t.node.Close() }
 	stop := context.AfterFunc(r.Context(), giveUp)
 	defer stop()
 	// Yaegi: a value of our own goes into a compiled struct's field by way of a
 	// variable of the field's type.
-	var body io.ReadCloser = &declined{ReadCloser: s.response.Body, client: r.Context()}
-	s.response.Body = body
-	var transport http.RoundTripper = &answered{s.response}
+	var body io.ReadCloser = &declined{ReadCloser: response.Body, client: r.Context()}
+	response.Body = body
+	var transport http.RoundTripper = &answered{response}
 	unchanged := func(_ *http.Request) {}
-	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: nodes.flush, BufferPool: pooled}
+	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: a.m.nodes.flush, BufferPool: pooled}
 	proxy.ServeHTTP(w, r)
-}
-
-// switchTo takes the client's connection over and returns it. What either side
-// has sent already goes first.
-func switchTo(s *handshake, w http.ResponseWriter) (net.Conn, error) {
-	client, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		s.conn.Close()
-		return nil, err
-	}
-	if more := w.Header(); len(more) > 0 {
-		addTo(s.response.Header, more)
-	}
-	s.response.Body = nil
-	_ = s.response.Write(buffered) // buffered keeps its error, for Flush
-	if s.reader.Buffered() > 0 {
-		_ = passOn(buffered, s.reader)
-	}
-	err = buffered.Flush()
-	if err == nil && buffered.Reader.Buffered() > 0 {
-		err = passOn(s.conn, buffered.Reader)
-	}
-	if err == nil {
-		client, err = unwrap(client, s.conn)
-	}
-	if err != nil {
-		client.Close()
-		s.conn.Close()
-		return nil, err
-	}
-	return client, nil
 }
 
 // addTo adds what other middlewares want the client to get to an answer.
@@ -452,16 +453,9 @@ func addTo(header, more http.Header) {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// unwrap returns a client's connection without the reader of 4 kB through which
-// Traefik's entry point looked whether the client speaks TLS, and which would stay
-// for as long as the session. What the client has said already may wait there, and
-// goes to the node; with a deadline that has passed nothing else is read. Any other
-// connection stays what it is.
-func unwrap(client net.Conn, node io.Writer) (net.Conn, error) {
-	inner := unwrapped(client)
-	if inner == nil {
-		return client, nil
-	}
+// unwrap passes on what waits in the reader of a connection that Traefik's entry point
+// has looked into; with a deadline that has passed nothing else is read.
+func unwrap(client, inner net.Conn, node io.Writer) error {
 	_ = inner.SetReadDeadline(longAgo)
 	early := make([]byte, smallBuffer)
 	var err error
@@ -469,7 +463,7 @@ func unwrap(client net.Conn, node io.Writer) (net.Conn, error) {
 		err = passAllOn(client, node, early[:n])
 	}
 	_ = inner.SetReadDeadline(time.Time{})
-	return inner, err
+	return err
 }
 
 // passAllOn writes what has been read, and what else can be.
@@ -486,7 +480,10 @@ func passAllOn(from io.Reader, to io.Writer, early []byte) error {
 }
 
 // unwrapped returns what a connection wraps that Traefik's entry point has looked
-// into, or nil.
+// into, or nil: it looked through a reader of 4 kB whether the client speaks TLS, which
+// would stay for as long as the session. Something of the client's may wait there only
+// if more waits before it: net/http reads one more byte while a request is served, and
+// a wrapped reader reads all that there is.
 func unwrapped(client net.Conn) net.Conn {
 	wrapper := reflect.Indirect(reflect.ValueOf(client))
 	if wrapper.Type().String() != "tcp.peekConn" {
