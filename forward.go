@@ -131,9 +131,7 @@ func (a *attempt) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt) {
 	r.Header[nodeHeader] = a.way.header
 	if isUpgrade(r) {
-		if over := upgrade(w, r, a); over != nil {
-			<-over
-		}
+		upgrade(w, r, a)
 		return
 	}
 	if r.ContentLength != 0 {

@@ -225,7 +225,8 @@ func TestAllRoutersShareAGate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.gate("127.0.0.1:1") != f.gate("127.0.0.1:1") {
+	first := f.gate("127.0.0.1:1")
+	if first != f.gate("127.0.0.1:1") {
 		t.Error("one address has two gates")
 	}
 }

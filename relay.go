@@ -61,10 +61,13 @@ var (
 	relaying sync.Once
 )
 
-// beginRelaying begins to start the sessions that are sent to tunnels. It is not done
-// for each because its closure would cost more, interpreted, than all the rest.
+// beginRelaying begins what all sessions need: the ushers, and the start of the sessions
+// that are sent to tunnels.
 func beginRelaying() {
-	begin := func() { go relayAll() }
+	begin := func() {
+		go relayAll()
+		go hireUshers()
+	}
 	relaying.Do(begin)
 }
 
@@ -75,14 +78,26 @@ func relayAll() {
 		t := <-tunnels
 		countLeftovers(stormed)
 		now := time.Now()
-		up := newDirection(t, t.node, t.client, now)
-		down := newDirection(t, t.client, t.node, now)
+		up := &direction{t: t, to: t.node, from: t.client, began: now}
+		up.dst = io.MultiWriter(t.node)
+		up.src = &io.LimitedReader{R: t.client, N: stint}
+		up.small = make([]byte, smallBuffer)
+		down := &direction{t: t, to: t.client, from: t.node, began: now}
+		down.dst = io.MultiWriter(t.client)
+		down.src = &io.LimitedReader{R: t.node, N: stint}
+		down.small = make([]byte, smallBuffer)
+		if t.silence != nil {
+			watchSilence(up)
+			watchSilence(down)
+		}
 		go pump(up)
 		go pump(down)
 	}
 }
 
-// direction is one of the two in which a session carries.
+// direction is one of the two in which a session carries. What LimitedReader and
+// MultiWriter hide is that a connection has methods that would bring a buffer of 32 kB
+// of their own.
 type direction struct {
 	t        *tunnel
 	to, from net.Conn
@@ -90,20 +105,6 @@ type direction struct {
 	src      *io.LimitedReader // from, until the end of the stint
 	small    []byte
 	began    time.Time // the stint
-}
-
-// newDirection returns a direction at the beginning of its first stint. What
-// LimitReader and MultiWriter hide is that a connection has methods that would
-// bring a buffer of 32 kB of their own.
-func newDirection(t *tunnel, to, from net.Conn, now time.Time) *direction {
-	d := &direction{t: t, to: to, from: from, began: now}
-	d.dst = io.MultiWriter(to)
-	d.src = &io.LimitedReader{R: from, N: stint}
-	d.small = make([]byte, smallBuffer)
-	if t.silence != nil {
-		watchSilence(d)
-	}
-	return d
 }
 
 // watchSilence has a stint break off after half of websocket.idleTimeout: what is

@@ -71,21 +71,19 @@ type crowd struct {
 // everybody is the census of this Traefik. Like everything it outlives reloads.
 var everybody = &census{nodes: map[string]*crowd{}}
 
-// enter counts one more session of a node, unless it has max already; 0: no
-// limit. It returns nil then, and else what leave takes.
-func enter(c *census, address string, max int) *crowd {
-	c.mu.Lock()
+// take counts one more session of a node, unless it has max already; 0: no limit. It
+// returns nil then, and else what leave takes. It is called with the lock held; what
+// most handshakes need of it stands in work, too.
+func take(c *census, address string, max int) *crowd {
 	node := c.nodes[address]
 	if node == nil {
 		node = &crowd{address: address}
 		c.nodes[address] = node
 	}
 	if max > 0 && node.count >= max {
-		node = nil
-	} else {
-		node.count++
+		return nil
 	}
-	c.mu.Unlock()
+	node.count++
 	return node
 }
 

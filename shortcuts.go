@@ -131,22 +131,6 @@ func (m *middleware) handler() http.Handler {
 	return http.HandlerFunc(handle)
 }
 
-// shortHandshake takes a request on that has a Connection header: a handshake, mostly.
-func shortHandshake(m *middleware, w http.ResponseWriter, r *http.Request) {
-	known := m.short
-	known.mu.RLock()
-	to := known.known[r.URL.RawQuery]
-	known.mu.RUnlock()
-	if to == nil || !isUpgrade(r) {
-		m.serve(w, r)
-		return
-	}
-	r.Header[nodeHeader] = to.header
-	if over := upgrade(w, r, &attempt{m: m, way: to}); over != nil {
-		<-over
-	}
-}
-
 // plain takes a request on that has no Connection header, and no shortcut, a body, or
 // no lane.
 func plain(m *middleware, w http.ResponseWriter, r *http.Request) {

@@ -2,13 +2,11 @@ package dynamicforward
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -37,85 +35,80 @@ func namesUpgrade(connection []string) bool {
 
 // upgrade takes a handshake to its node and, where the node agrees, starts a
 // session between the two connections: what is left of the request is those and
-// what relays between them. It returns what the request has to wait for; nil:
-// nothing. Its caller waits, and keeps nothing of it meanwhile but the request.
-//
-// Yaegi: a call pays for every expression in a function, reached or not, so what
-// few handshakes need stands in functions of its own; and those that most go
-// through are few, and no methods (see handler).
-func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) chan struct{} {
-	t := &tunnel{}
-	reader, response, err := shakeHands(w, r, a, t)
-	if err != nil {
-		return upgradeElsewhere(w, r, a, t, err)
+// what relays between them. An usher does so.
+func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+	u := <-ushers
+	u.m = a.m
+	u.a = a
+	u.w = w
+	u.r = r
+	u.begin <- true
+	if result := <-u.done; result != nil {
+		conclude(w, r, a, result)
 	}
-	return begin(w, r, a, t, reader, response)
 }
 
-// upgradeElsewhere takes a handshake that has failed to the node that has taken
-// over, as in nodeFailed: one that cannot be dialed is looked up again, once.
-func upgradeElsewhere(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, err error) chan struct{} {
-	if isDialError(err) {
-		if second := a.again(r, err); second != nil {
-			a = second
-			r.Header[nodeHeader] = a.way.header
-			reader, response, failure := shakeHands(w, r, a, t)
-			if failure == nil {
-				return begin(w, r, a, t, reader, response)
-			}
-			err = failure
+// shortHandshake takes a request on that has a Connection header: a handshake whose
+// query leads to a node, mostly. See handler for what a function is spared.
+func shortHandshake(m *middleware, w http.ResponseWriter, r *http.Request) {
+	u := <-ushers
+	u.m = m
+	u.a = nil
+	u.w = w
+	u.r = r
+	u.begin <- true
+	result := <-u.done
+	if result == nil {
+		return
+	}
+	if result.unknown {
+		m.serve(w, r)
+		return
+	}
+	conclude(w, r, &attempt{m: m, way: result.way}, result)
+}
+
+// conclude ends a request that is not over with its handshake. One that has failed goes
+// to the node that has taken over, as in nodeFailed: if the node could not be dialed it
+// is looked up again, once.
+func conclude(w http.ResponseWriter, r *http.Request, a *attempt, result *outcome) {
+	switch {
+	case result.panicked != nil:
+		panic(result.panicked)
+	case result.over != nil:
+		<-result.over
+		return
+	case result.response != nil:
+		decline(w, r, a.m.nodes, result.t, result.response)
+		return
+	}
+	if isDialError(result.err) && !a.second {
+		if second := a.again(r, result.err); second != nil {
+			r.Header[nodeHeader] = second.way.header
+			upgrade(w, r, second)
+			return
 		}
 	}
-	a.refuse(w, r, nodeError(err, a.way.node))
-	return nil
+	a.refuse(w, r, nodeError(result.err, a.way.node))
 }
 
-// begin starts a session, if the node has agreed to one: it takes the client's
-// connection over. What either side has sent already goes first; reader may hold
-// something of the node's.
-func begin(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, reader *bufio.Reader, response *http.Response) chan struct{} {
-	m := a.m
-	if m.debugHeaders {
-		a.debug(response.Header)
+// abandon gives back what a session holds that was not to be.
+func abandon(t *tunnel) {
+	if t.client != nil {
+		t.client.Close()
 	}
-	if response.StatusCode != http.StatusSwitchingProtocols {
-		decline(w, r, a, t, response)
-		return nil
+	if t.node != nil {
+		t.node.Close()
 	}
-	client, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return notBegun(a, t, err)
+	if t.place != nil {
+		leave(everybody, t.place)
 	}
-	t.client = client
-	if more := w.Header(); len(more) > 0 {
-		addTo(response.Header, more)
-	}
-	response.Body = nil
-	_ = response.Write(buffered) // buffered keeps its error, for Flush
-	if reader.Buffered() > 0 {
-		_ = passOn(buffered, reader)
-	}
-	err = buffered.Flush()
-	inner := unwrapped(client)
-	if err != nil || inner == nil || buffered.Reader.Buffered() > 0 {
-		err = beginWithMore(t, inner, buffered.Reader, err)
-		if err != nil {
-			return notBegun(a, t, err)
-		}
-	} else {
-		t.client = inner
-	}
-	if m.sessions.bounded {
-		a.bound(t, r)
-	}
-	tunnels <- t
-	return t.over
 }
 
-// beginWithMore is the part of begin for a client that has sent something already,
-// which waits in buffered and perhaps in what wraps inner; for one whose connection
-// is wrapped in nothing, when inner is nil; and for one that has gone.
-func beginWithMore(t *tunnel, inner net.Conn, buffered *bufio.Reader, err error) error {
+// withMore is for a client that has sent something already, which waits in buffered
+// and perhaps in what wraps inner; for one whose connection is wrapped in nothing, when
+// inner is nil; and for one that has gone.
+func withMore(t *tunnel, inner net.Conn, buffered *bufio.Reader, err error) error {
 	if err == nil && buffered.Buffered() > 0 {
 		err = passOn(t.node, buffered)
 	}
@@ -126,86 +119,30 @@ func beginWithMore(t *tunnel, inner net.Conn, buffered *bufio.Reader, err error)
 	return err
 }
 
-// notBegun ends what was to become a session, although the node has agreed, and tells
-// of it.
-func notBegun(a *attempt, t *tunnel, err error) chan struct{} {
-	if t.client != nil {
-		t.client.Close()
-	}
-	t.node.Close()
-	leave(everybody, t.place)
-	logFailure(errNodeDown, "%s: a session could not start: %s", a.m.name, err.Error())
-	return nil
-}
-
-// bound has a session keep to the websocket options.
-func (a *attempt) bound(t *tunnel, r *http.Request) {
-	if limit := a.m.sessions.idleTimeout; limit > 0 {
+// bound has a session keep to the websocket options, and returns what its request has
+// to wait for.
+func bound(t *tunnel, m *middleware, a *attempt, to *way, r *http.Request) *outcome {
+	if limit := m.sessions.idleTimeout; limit > 0 {
 		t.silence = &silence{limit: limit}
 		t.silence.since.Store(time.Now().UnixNano())
 	}
-	if a.m.sessions.closeOnRouteChange {
-		a.watch(t, r)
+	if m.sessions.closeOnRouteChange {
+		if a == nil {
+			a = &attempt{m: m, way: to}
+		}
+		if route, err := a.routeOf(r); err == nil {
+			m.table.watch(t, route)
+		}
 	}
-	if a.m.sessions.waitForEnd {
-		t.over = make(chan struct{})
+	if !m.sessions.waitForEnd {
+		return nil
 	}
+	t.over = make(chan struct{})
+	return &outcome{over: t.over}
 }
 
-// watch has a session end when its route does.
-func (a *attempt) watch(t *tunnel, r *http.Request) {
-	route, err := a.routeOf(r)
-	if err == nil {
-		a.m.table.watch(t, route)
-	}
-}
-
-// shakeHands sends a handshake to a node that has a place for the session, and
-// reads the answer: its head, and what came with it may wait in the reader. Answers
-// that are informational go to the client at once. The client may go away meanwhile;
-// it may have sent something already, which waits. An error leaves nothing behind.
-func shakeHands(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel) (*bufio.Reader, *http.Response, error) {
-	to := a.way
-	place := enter(everybody, to.gate.address, to.maxSessions)
-	if place == nil {
-		return nil, nil, nodeFull(to)
-	}
-	ctx := r.Context()
-	conn, err := dial(ctx, to.gate)
-	if to.secure && err == nil {
-		conn, err = overTLS(ctx, a.m.nodes, to.node, conn)
-	}
-	if err != nil {
-		leave(everybody, place)
-		return nil, nil, err
-	}
-	t.place = place
-	t.node = conn
-	limited, cancel := context.WithTimeout(ctx, to.patience)
-	giveUp := func() { conn.Close() }
-	stop := context.AfterFunc(limited, giveUp)
-	_, err = conn.Write(handshakeHead(r, to))
-	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
-	reader := bufio.NewReaderSize(head, answerBuffer)
-	response, failure := http.ReadResponse(reader, r)
-	if failure == nil && response.StatusCode < 200 {
-		response, failure = informational(w, r, reader, response)
-	}
-	if !stop() || err != nil || failure != nil {
-		err = noAnswer(limited, t, head, err, failure)
-		cancel()
-		return nil, nil, err
-	}
-	cancel()
-	head.N = math.MaxInt64
-	return reader, response, nil
-}
-
-// noAnswer ends a handshake that has got none in time, or none that can be read, and
-// says why.
-func noAnswer(ctx context.Context, t *tunnel, head *io.LimitedReader, err, failure error) error {
-	t.node.Close()
-	leave(everybody, t.place)
+// noAnswer says why a handshake has got no answer in time, or none that can be read.
+func noAnswer(ctx context.Context, head *io.LimitedReader, err, failure error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -239,7 +176,7 @@ func overTLS(ctx context.Context, f *forwarder, node *target, conn net.Conn) (ne
 
 // notCopied are the headers that do not go to the node as they come: those that
 // belong to one connection (RFC 9110, 7.6.1), what is left over from before it, and
-// what handshakeHead writes itself.
+// what work writes itself.
 var notCopied = map[string]bool{
 	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true,
 	"Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
@@ -262,34 +199,6 @@ func wantsTrailers(te []string) bool {
 		}
 	}
 	return false
-}
-
-// handshakeHead is the handshake as the node gets it: as the client sent it, but
-// for the headers that Traefik's own proxy changes too. The request stays as it is.
-func handshakeHead(r *http.Request, to *way) []byte {
-	out := r
-	if !to.asSent {
-		out = directed(r, to)
-	}
-	header := r.Header
-	connection := header["Connection"]
-	if len(connection) != 1 || connection[0] != "Upgrade" {
-		header = withoutNamed(header)
-	}
-	head := r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
-	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	if before := header["X-Forwarded-For"]; before != nil {
-		client = forwardedFor(before, client)
-	}
-	if client != "" {
-		head += "X-Forwarded-For: " + client + "\r\n"
-	}
-	if header["Te"] != nil || r.Method != http.MethodGet {
-		head += rareHeaders(r.Method, header["Te"])
-	}
-	rest := &bytes.Buffer{}
-	_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
-	return []byte(strings.ReplaceAll(head+rest.String()+"\r\n", webSocketInGo, webSocketName))
 }
 
 // directed is a request as far as the way to the node changes it: where its address
@@ -427,9 +336,8 @@ func (d *declined) Read(p []byte) (int, error) {
 // decline passes an answer on that is no agreement, whole and as it comes, for as
 // long as the client is there: a proxy of the standard library does, which is
 // handed the answer.
-func decline(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, response *http.Response) {
-	defer leave(everybody, t.place)
-	defer t.node.Close()
+func decline(w http.ResponseWriter, r *http.Request, nodes *forwarder, t *tunnel, response *http.Response) {
+	defer abandon(t)
 	giveUp := func() { t.node.Close() }
 	stop := context.AfterFunc(r.Context(), giveUp)
 	defer stop()
@@ -439,7 +347,7 @@ func decline(w http.ResponseWriter, r *http.Request, a *attempt, t *tunnel, resp
 	response.Body = body
 	var transport http.RoundTripper = &answered{response}
 	unchanged := func(_ *http.Request) {}
-	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: a.m.nodes.flush, BufferPool: pooled}
+	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: nodes.flush, BufferPool: pooled}
 	proxy.ServeHTTP(w, r)
 }
 

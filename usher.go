@@ -1,0 +1,253 @@
+package dynamicforward
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// usher takes handshakes to their nodes, one after the other, in a goroutine of its
+// own.
+//
+// Yaegi: a call makes all variables and intermediate values of a function anew, and to
+// make hundreds of them took longer than what a handshake uses them for. Those of an
+// usher's goroutine are made once. That is why all that most handshakes come through
+// stands in one function, work; what few need stands in functions of its own.
+type usher struct {
+	begin chan bool
+	done  chan *outcome
+
+	// What is asked of it.
+	m *middleware
+	a *attempt // nil: the handshake goes where its query leads
+	w http.ResponseWriter
+	r *http.Request
+
+	t *tunnel // that of the handshake at hand
+}
+
+// outcome is what has come of a handshake. nil: a session has begun, and the request is
+// over.
+type outcome struct {
+	unknown  bool           // its query leads nowhere, or it is no handshake; nothing else counts
+	way      *way           // where it went
+	over     chan struct{}  // a session has begun; closed when it ends
+	t        *tunnel        // to the node that has given response, in place of a session
+	response *http.Response // nil: none
+	err      error          // why there is no answer
+	panicked interface{}    // what the usher has panicked with
+}
+
+// maxUshers is how many ushers without work stay. Each takes some 40 kB.
+const maxUshers = 32
+
+// ushers are those without work, and wanted says that there may be none. There is room
+// for more than there ever are too many, which go at once.
+var (
+	ushers = make(chan *usher, 1<<16)
+	wanted = make(chan bool)
+)
+
+// hireUshers sees to it that there is always an usher without work. Yaegi: a frame keeps
+// the one alive that has called it, or begun its goroutine, so ushers are not begun by
+// requests, nor by each other.
+func hireUshers() {
+	defer recovered("starting handshakes")
+	for {
+		if len(ushers) == 0 {
+			go work(&usher{begin: make(chan bool), done: make(chan *outcome)})
+		}
+		<-wanted
+	}
+}
+
+// work is an usher's goroutine.
+func work(u *usher) {
+	defer resign(u)
+	for len(ushers) < maxUshers { // continue: the handshake at hand has come to its end
+		u.t = nil
+		ushers <- u
+		<-u.begin
+		if len(ushers) == 0 {
+			wanted <- true
+		}
+		m := u.m
+		a := u.a
+		w := u.w
+		r := u.r
+		header := r.Header
+		connection := header["Connection"]
+		usual := len(connection) == 1 && connection[0] == "Upgrade" // as Traefik's entry point leaves it
+		var to *way
+		if a == nil {
+			m.short.mu.RLock()
+			to = m.short.known[r.URL.RawQuery]
+			m.short.mu.RUnlock()
+			if to == nil || !usual && !namesUpgrade(connection) || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
+				u.done <- &outcome{unknown: true}
+				continue
+			}
+			header[nodeHeader] = to.header
+		} else {
+			to = a.way
+		}
+
+		// A place among the sessions of the node, as enter gives it.
+		t := &tunnel{}
+		u.t = t
+		everybody.mu.Lock()
+		place := everybody.nodes[to.gate.address]
+		if place == nil || to.maxSessions > 0 {
+			place = take(everybody, to.gate.address, to.maxSessions)
+		} else {
+			place.count++
+		}
+		everybody.mu.Unlock()
+		t.place = place
+		if place == nil {
+			u.done <- &outcome{way: to, err: nodeFull(to)}
+			continue
+		}
+
+		// A connection to it, as dial makes it.
+		g := to.gate
+		ctx := r.Context()
+		var conn net.Conn
+		var err error
+		if g.load.Add(1) > maxDials || !g.literal {
+			conn, err = g.dialInTurn(ctx)
+		} else {
+			conn, err = g.fence.dialer.DialContext(ctx, "tcp", g.address)
+			if g.load.Add(-1) >= maxDials-1 || err != nil {
+				g.leave(false, err)
+			}
+		}
+		t.node = conn
+		if err == nil && to.secure {
+			conn, err = overTLS(ctx, m.nodes, to.node, conn)
+			t.node = conn
+		}
+		if err != nil {
+			abandon(t)
+			u.done <- &outcome{way: to, err: err}
+			continue
+		}
+
+		// The handshake as the node gets it: as the client sent it, but for the headers
+		// that Traefik's own proxy changes too. The request stays as it is.
+		out := r
+		if !to.asSent {
+			out = directed(r, to)
+		}
+		if !usual {
+			header = withoutNamed(header)
+		}
+		text := r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
+		client, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if before := header["X-Forwarded-For"]; before != nil {
+			client = forwardedFor(before, client)
+		}
+		if client != "" {
+			text += "X-Forwarded-For: " + client + "\r\n"
+		}
+		if header["Te"] != nil || r.Method != http.MethodGet {
+			text += rareHeaders(r.Method, header["Te"])
+		}
+		rest := &bytes.Buffer{}
+		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
+		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
+
+		// The answer: its head, and what came with it waits in reader. The client may go
+		// away meanwhile; it may have sent something already, which waits.
+		limited, cancel := context.WithTimeout(ctx, to.patience)
+		stop := context.AfterFunc(limited, closing(conn))
+		_, err = conn.Write([]byte(text))
+		head := &io.LimitedReader{R: conn, N: maxAnswerHead}
+		reader := bufio.NewReaderSize(head, answerBuffer)
+		response, failure := http.ReadResponse(reader, r)
+		if failure == nil && response.StatusCode < 200 {
+			agreed := response.Header["Upgrade"]
+			if response.StatusCode != http.StatusSwitchingProtocols || len(agreed) == 0 || agreed[0] != r.Header["Upgrade"][0] {
+				response, failure = informational(w, r, reader, response)
+			}
+		}
+		if !stop() || err != nil || failure != nil {
+			err = noAnswer(limited, head, err, failure)
+			cancel()
+			abandon(t)
+			u.done <- &outcome{way: to, err: err}
+			continue
+		}
+		cancel()
+		head.N = math.MaxInt64
+		if a != nil && m.debugHeaders {
+			a.debug(response.Header)
+		}
+		if response.StatusCode != http.StatusSwitchingProtocols {
+			u.done <- &outcome{way: to, t: t, response: response}
+			continue
+		}
+
+		// The session: the client's connection is taken over. What either side has sent
+		// already goes first.
+		taken, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			abandon(t)
+			u.done <- &outcome{way: to, err: fmt.Errorf("the client's connection cannot be taken over: %w", err)}
+			continue
+		}
+		t.client = taken
+		if more := w.Header(); len(more) > 0 {
+			addTo(response.Header, more)
+		}
+		response.Body = nil
+		_ = response.Write(buffered) // buffered keeps its error, for Flush
+		if reader.Buffered() > 0 {
+			_ = passOn(buffered, reader)
+		}
+		err = buffered.Flush()
+		inner := unwrapped(taken)
+		if err != nil || inner == nil || buffered.Reader.Buffered() > 0 {
+			err = withMore(t, inner, buffered.Reader, err)
+			if err != nil {
+				abandon(t)
+				logFailure(errNodeDown, "%s: a session could not start: %s", m.name, err.Error())
+				u.done <- nil
+				continue
+			}
+		} else {
+			t.client = inner
+		}
+		var result *outcome
+		if m.sessions.bounded {
+			result = bound(t, m, a, to, r)
+		}
+		tunnels <- t
+		u.done <- result
+	}
+}
+
+// resign is deferred by work: an usher that panics leaves nothing open, and its panic
+// goes to the request.
+func resign(u *usher) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if u.t != nil {
+		abandon(u.t)
+	}
+	u.done <- &outcome{panicked: cause}
+}
+
+// closing returns what closes a connection. Yaegi: a closure that is made in a loop
+// would close the connection of the loop's last turn.
+func closing(conn net.Conn) func() {
+	return func() { conn.Close() }
+}
