@@ -40,7 +40,7 @@ var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 type fence struct {
 	allow  []permit
 	dialer *net.Dialer
-	gates  memo // host:port -> *gate
+	gates  *memo // host:port -> *gate
 }
 
 // permit is one entry of targets.allow: a network or a name, and ports.
@@ -53,7 +53,7 @@ type permit struct {
 
 // newFence checks targets.allow. The error names the option and the entry.
 func newFence(config *TargetsConfig, dialer *net.Dialer) (*fence, error) {
-	f := &fence{dialer: dialer, gates: memo{max: maxWays}}
+	f := &fence{dialer: dialer, gates: &memo{max: maxWays}}
 	for _, entry := range config.Allow {
 		p, err := parsePermit(strings.TrimSpace(entry))
 		if err != nil {

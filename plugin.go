@@ -172,7 +172,7 @@ type middleware struct {
 	debugHeaders   bool
 	sessions       *sessionSettings
 	short          *shortcuts // query string -> node, for the most of requests
-	ways           memo       // address -> *way
+	ways           *memo      // address -> *way
 }
 
 // New checks the configuration and returns the handler for one router. It does
@@ -227,7 +227,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		debugHeaders:   config.DebugHeaders,
 		sessions:       sessions,
 		short:          newShortcuts(),
-		ways:           memo{max: maxWays},
+		ways:           &memo{max: maxWays},
 	}
 	m.table.join(ctx, m.short)
 	return m, nil

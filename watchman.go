@@ -10,14 +10,14 @@ import (
 // watchman looks after the lanes of a forwarder, for as long as there are any.
 type watchman struct {
 	every      time.Duration // laneTick
-	distrusted memo          // host:port of nodes that get no lanes any more
+	distrusted *memo         // host:port of nodes that get no lanes any more
 	mu         sync.Mutex
 	watched    map[*lanes]bool
 	looking    bool // and will come back
 }
 
 func newWatchman() *watchman {
-	return &watchman{every: laneTick, distrusted: memo{max: maxWays}, watched: map[*lanes]bool{}}
+	return &watchman{every: laneTick, distrusted: &memo{max: maxWays}, watched: map[*lanes]bool{}}
 }
 
 // watch has lanes looked after.

@@ -94,7 +94,7 @@ func withProfile(t *stack.Traefik, seconds int, moments map[string]float64, run 
 	}
 	p, err := profile.Parse(bytes.NewReader(taken.profile))
 	if err != nil {
-		return s, fmt.Errorf("Traefik's CPU profile: %w", err)
+		return s, fmt.Errorf("the CPU profile of Traefik: %w", err)
 	}
 	for _, sample := range p.Sample {
 		moments[spentIn(functions(sample))] += float64(sample.Value[0])
