@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -127,6 +128,38 @@ func TestAnUsherThatPanicsLeavesNothing(t *testing.T) {
 	_, reader := rawClient(t, serveMiddleware(t, m.handler()), handshakeText(wgamed))
 	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 101 {
 		t.Errorf("afterwards: %v %v", response, err)
+	}
+}
+
+func TestAClientThatIsNotLetGoOfIsRefused(t *testing.T) {
+	left := make(chan error, 1)
+	listen := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, switching)
+		_, err := reader.ReadByte()
+		left <- err
+	}
+	node := rawNode(t, listen)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	handler, err := New(ctx, http.NotFoundHandler(), testConfig(redis.addr), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 2; i++ { // by the table and by a shortcut
+		r := httptest.NewRequest("GET", wgamed, nil)
+		r.Header["Connection"] = []string{"Upgrade"}
+		r.Header["Upgrade"] = []string{"websocket"}
+		answer := httptest.NewRecorder() // has no connection
+		handler.ServeHTTP(answer, r)
+		if answer.Code != 502 || !strings.HasPrefix(answer.Body.String(), "node-down: ") {
+			t.Errorf("got %d %q", answer.Code, answer.Body.String())
+		}
+		if err := <-left; err == nil || isTimeout(err) {
+			t.Errorf("the node's connection: %v", err)
+		}
+		wantSessions(t, node, 0)
 	}
 }
 

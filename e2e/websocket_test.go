@@ -375,6 +375,44 @@ func TestWhatComesBeforeTheAnswerArrives(t *testing.T) {
 	}
 }
 
+// So does what comes along with a handshake, wherever that ends in the 4 kB that each of
+// Traefik's two readers takes at a time, and whether it comes at once or in two pieces.
+func TestWhatComesWithTheHandshakeArrives(t *testing.T) {
+	path := usual(t)
+	n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+sampleAccept+"\r\n\r\n")
+		_, _ = io.Copy(c, c)
+	})))
+	bare := strings.Join(append(handshake(path+place(t, n.Addr())), "X-Pad: "), "\r\n")
+	for _, head := range []int{1000, 4095, 4096, 4097, 4196, 6000} {
+		text := bare + strings.Repeat("p", head-len(bare)-4) + "\r\n\r\n"
+		for _, early := range []int{1, 96, 3096, 4096, 9000} {
+			said := make([]byte, early)
+			for i := range said {
+				said[i] = byte(i % 251)
+			}
+			for _, first := range []int{0, 100, head - 1, head + 1} {
+				c := dial(t)
+				must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+				all := append([]byte(text), said...)
+				_, err := c.Write(all[:first])
+				must(t, err)
+				if first > 0 {
+					eventually(t, "Traefik has read the first piece", func() bool { return unread(t, c) == 0 })
+				}
+				_, err = c.Write(all[first:])
+				must(t, err)
+				wantSwitched(t, c.head(t))
+				got := make([]byte, early)
+				if _, err := io.ReadFull(c.in, got); err != nil || !bytes.Equal(got, said) {
+					t.Errorf("a head of %d bytes, %d more, the first %d by themselves: what came back is not what was said (%v)", head, early, first, err)
+				}
+				c.Close()
+			}
+		}
+	}
+}
+
 // unread returns how much of what a client has sent Traefik has not read yet.
 func unread(t *testing.T, c net.Conn) int {
 	t.Helper()
