@@ -44,13 +44,13 @@ type outcome struct {
 	panicked interface{}    // what the usher has panicked with
 }
 
-// maxUshers is how many ushers without work stay. Each takes some 40 kB.
+// maxUshers is how many ushers without work stay.
 const maxUshers = 32
 
-// ushers are those without work, and wanted says that there may be none. There is room
-// for more than there ever are too many, which go at once.
+// ushers are those without work, and wanted says that there may be none. Some may come
+// back at the same moment and be too many; if there is no room for them they wait for it.
 var (
-	ushers = make(chan *usher, 1<<16)
+	ushers = make(chan *usher, 2*maxUshers)
 	wanted = make(chan bool)
 )
 
