@@ -40,7 +40,7 @@ func main() {
 	stack.ServeFastNode()
 	stack.ServeEchoNode()
 	quick := flag.Bool("quick", false, "measure a little, to see that it works")
-	only := flag.String("only", "", "measure one part: table, http, sessions, prices or profile (default all)")
+	only := flag.String("only", "", "measure one part: table, http, sessions, prices, profile or goals (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
 	s := settings{rounds: 5, seconds: 3, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
@@ -58,7 +58,7 @@ func main() {
 var parts = []struct {
 	name    string
 	measure func(g *ground, s settings, out string) error
-}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}}
+}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}, {"goals", compareWithGoals}}
 
 func run(s settings, only, out string) error {
 	if out == "" {
@@ -97,7 +97,7 @@ func measureAll(g *ground, s settings, only, out string) error {
 		}
 	}
 	if !done {
-		return fmt.Errorf("-only %s: there is no such part: use table, http, sessions, prices or profile", only)
+		return fmt.Errorf("-only %s: there is no such part: use table, http, sessions, prices, profile or goals", only)
 	}
 	return nil
 }

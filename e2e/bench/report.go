@@ -67,13 +67,9 @@ func (r *report) write(dir, name string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	all := map[string]figure{}
-	known, err := os.ReadFile(filepath.Join(dir, figuresFile))
-	if err == nil {
-		err = json.Unmarshal(known, &all)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", figuresFile, err)
+	all, err := readFigures(dir)
+	if err != nil {
+		return err
 	}
 	maps.Copy(all, r.figures)
 	text, err := json.MarshalIndent(all, "", "  ")
@@ -88,6 +84,19 @@ func (r *report) write(dir, name string) error {
 		}
 	}
 	return nil
+}
+
+// readFigures returns the figures that the pages in dir have, none if there are none.
+func readFigures(dir string) (map[string]figure, error) {
+	all := map[string]figure{}
+	known, err := os.ReadFile(filepath.Join(dir, figuresFile))
+	if err == nil {
+		err = json.Unmarshal(known, &all)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", figuresFile, err)
+	}
+	return all, nil
 }
 
 // quantile returns the value below which the share q of the values lies.

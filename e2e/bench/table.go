@@ -127,6 +127,8 @@ func throughput(g *ground, s settings, r *report) error {
 		}
 		r.row(fmt.Sprint(routes), rate(median(static)), rate(median(plugin)),
 			fmt.Sprintf("%.2f", median(plugin)/median(static)), ratesOf(static), ratesOf(plugin))
+		r.figure(fmt.Sprintf("routes.%d.static.rate", routes), median(static), "1/s")
+		r.figure(fmt.Sprintf("routes.%d.plugin.rate", routes), median(plugin), "1/s")
 	}
 	return nil
 }

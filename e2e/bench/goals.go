@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// goal is something that the plugin is to reach, told by figures of the other pages.
+type goal struct {
+	what string
+	// figures are of the plugin and of what it is compared with; one alone is no ratio
+	// but stands for itself, in its unit.
+	figures []string
+	want    float64
+	enough  float64 // what is still good enough; 0: nothing less than want
+	most    bool    // no more than want, and not at least
+	short   string  // what stands in the way
+}
+
+// Why a goal may not be reached.
+const (
+	byTraefik = "Traefik's own way for a request, from the connection through its chain of handlers and back, which a static route takes too, costs more than all of nginx's, so a static route falls short of it as well: [where the time goes](profile.md)"
+	byNoise   = "the two are too near each other for this machine: see the rounds, and the processor time beside"
+)
+
+// goals are compared with in this order.
+var goals = slices.Concat(
+	each("plain requests of %s clients: plugin / static route", "http.%s.plugin", "http.%s.static", goal{want: 1, enough: 0.95, short: byNoise}, "8", "32", "128"),
+	each("plain requests of %s clients: plugin / OpenResty as it was", "http.%s.plugin", "http.%s.openresty", goal{want: 1.5, short: byTraefik}, "8", "32", "128"),
+	each("plain requests of %s clients: plugin / OpenResty with connections kept", "http.%s.plugin", "http.%s.kept", goal{want: 1, short: byTraefik}, "8", "32", "128"),
+	each("%s: plugin / static route", "handshake.plugin", "handshake.static", goal{want: 1.2, short: "what is left is interpreted: [where the time goes](profile.md)"}, "handshakes"),
+	each("messages of %s bytes: plugin / static route", "message.%s.plugin", "message.%s.static", goal{want: 1, short: byNoise}, "128", "16384", "1048576"),
+	[]goal{
+		{what: "100,000 routes / 1 route, each to the static route beside it", figures: []string{"routes.100000.plugin", "routes.100000.static", "routes.1.static", "routes.1.plugin"}, want: 0.95, short: byNoise},
+		{what: "resident memory of an idle session, settled, kB", figures: []string{"session.plugin.settled"}, want: 16, enough: 20, most: true, short: "two goroutines take 8 kB of it: one that waits in a call of interpreted code does not fit into 2 kB"},
+		{what: "the same to nginx", figures: []string{"session.plugin.settled", "session.nginx.settled"}, want: 1, most: true, short: "nginx has no goroutines"},
+	},
+)
+
+// each makes a goal for each of the things that it is the same for.
+func each(what, one, other string, g goal, things ...string) (all []goal) {
+	for _, thing := range things {
+		g.what = strings.ReplaceAll(what, "%s", thing)
+		g.figures = []string{strings.ReplaceAll(one, "%s", thing), strings.ReplaceAll(other, "%s", thing)}
+		all = append(all, g)
+	}
+	return all
+}
+
+// ratio divides the figures: the first by the second, and that by the others turned
+// round. suffix is what their names end with. False: one of them has not been measured.
+func (g goal) ratio(figures map[string]figure, suffix string) (float64, bool) {
+	value := 1.0
+	for i, name := range g.figures {
+		f, measured := figures[name+suffix]
+		if !measured || f.Value == 0 {
+			return 0, false
+		}
+		if i%2 == 0 {
+			value *= f.Value
+		} else {
+			value /= f.Value
+		}
+	}
+	return value, true
+}
+
+// measured returns what has come out, and the same by processor time, "" where that is
+// not known.
+func (g goal) measured(figures map[string]figure) (value float64, byCPU string, known bool) {
+	if value, known = g.ratio(figures, ".rate"); !known {
+		value, known = g.ratio(figures, "")
+	}
+	if cpu, known := g.ratio(figures, ".cpu"); known {
+		byCPU = fmt.Sprintf("%.2f", 1/cpu)
+	}
+	return value, byCPU, known
+}
+
+// verdict says whether a value reaches the goal.
+func (g goal) verdict(value float64) string {
+	reaches := func(limit float64) bool {
+		if g.most {
+			return value <= limit
+		}
+		return value >= limit
+	}
+	switch {
+	case reaches(g.want):
+		return "reached"
+	case g.enough != 0 && reaches(g.enough):
+		return "good enough"
+	default:
+		return "**not reached**"
+	}
+}
+
+// compareWithGoals compares the figures of all pages with the goals and writes
+// goals.md. It measures nothing.
+func compareWithGoals(_ *ground, _ settings, out string) error {
+	figures, err := readFigures(out)
+	if err != nil {
+		return err
+	}
+	r := &report{figures: map[string]figure{}, plots: map[string][]byte{}}
+	r.line("# What is reached")
+	r.line("")
+	r.line("From the medians in [figures.json](%s), which the other pages explain. Made by `cd e2e && go run ./bench`.", figuresFile)
+	r.head("what", "goal", "measured", "by processor time", "")
+	short := map[string]bool{}
+	for _, g := range goals {
+		value, byCPU, known := g.measured(figures)
+		sign := "≥"
+		if g.most {
+			sign = "≤"
+		}
+		want := fmt.Sprintf("%s %g", sign, g.want)
+		if g.enough != 0 {
+			want += fmt.Sprintf(", or %g at the least", g.enough)
+		}
+		if !known {
+			r.row(g.what, want, "not measured here", "", "")
+			continue
+		}
+		verdict := g.verdict(value)
+		if verdict != "reached" {
+			short[g.short] = true
+		}
+		r.row(g.what, want, fmt.Sprintf("%.2f", value), byCPU, verdict)
+	}
+	if len(short) > 0 {
+		r.line("")
+		r.line("What stands in the way of the others:")
+		r.line("")
+		for _, why := range slices.Sorted(maps.Keys(short)) {
+			r.line("- %s.", strings.ToUpper(why[:1])+why[1:])
+		}
+	}
+	return r.write(out, "goals.md")
+}
