@@ -409,6 +409,13 @@ func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way)
 	m.nodes.carriers.Put(proxy)
 }
 
+// lanesOf returns the lanes of a way, or nil.
+func lanesOf(to *way) *lanes {
+	to.pressure.mu.Lock()
+	defer to.pressure.mu.Unlock()
+	return to.pressure.lanes
+}
+
 // busyLanes returns the lanes of a way whose node is busy, or nil.
 func busyLanes(f *forwarder, to *way) *lanes {
 	p := to.pressure

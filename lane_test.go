@@ -114,13 +114,6 @@ func press(to *way, missed int, since time.Time) {
 	p.mu.Unlock()
 }
 
-// lanesOf returns the lanes of a way, or nil.
-func lanesOf(to *way) *lanes {
-	to.pressure.mu.Lock()
-	defer to.pressure.mu.Unlock()
-	return to.pressure.lanes
-}
-
 // newLaneGateway is a gateway to a node that has just more lanes than are left idle, so
 // that the next request takes one, whose watchman comes only when the test has it tick.
 // Those that find no lane open none.
@@ -213,13 +206,43 @@ func TestAnotherQueryToTheSameNodeTakesTheLanesThatThereAre(t *testing.T) {
 	other := url + "&other=1"
 	get(t, other) // the long way
 	before := node.connections.Load()
+	for i := 0; i < 3; i++ {
+		get(t, other)
+	}
+	if node.connections.Load() != before || lanesOpen(g) != spareLanes+1 || missedOf(to) != -1000 {
+		t.Errorf("%d connections more, %d lanes, pressure %d", node.connections.Load()-before, lanesOpen(g), missedOf(to))
+	}
+}
+
+func TestAQueryFromBeforeThereWereLanesIsLedToThem(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	other := url + "&other=1"
+	get(t, other)
+	get(t, url)
+	to := wgamedsWay()
+	for i := 0; i <= spareLanes; i++ {
+		press(to, busyNode, time.Now().Add(time.Hour))
+		get(t, url)
+	}
+	before := node.connections.Load()
 	press(to, busyNode, time.Now().Add(time.Hour))
 	for i := 0; i < 3; i++ { // the first is led to the lanes, the others go straight
 		get(t, other)
 	}
-	if node.connections.Load() != before || lanesOpen(g) != spareLanes+1 {
-		t.Errorf("%d connections more, %d lanes", node.connections.Load()-before, lanesOpen(g))
+	if got := missedOf(to); node.connections.Load() != before || got != busyNode+1 {
+		t.Errorf("%d connections more, pressure %d", node.connections.Load()-before, got)
 	}
+}
+
+// missedOf returns how many requests of late have found no lane.
+func missedOf(to *way) int {
+	to.pressure.mu.Lock()
+	defer to.pressure.mu.Unlock()
+	return to.pressure.missed
 }
 
 func TestARequestGoesByALane(t *testing.T) {

@@ -38,11 +38,15 @@ func newShortcuts() *shortcuts {
 	return &shortcuts{known: map[string]*way{}, lanes: map[string]chan *lane{}}
 }
 
-// put adds a shortcut.
+// put adds a shortcut, which leads to the way's lanes if there are some already.
 func (s *shortcuts) put(query string, to *way) {
+	g := lanesOf(to)
 	s.mu.Lock()
 	s.known[query] = to
 	delete(s.lanes, query)
+	if g != nil {
+		s.lanes[query] = g.idle
+	}
 	s.mu.Unlock()
 }
 

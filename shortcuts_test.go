@@ -12,7 +12,7 @@ import (
 )
 
 // testWay is a way that is only looked at.
-var testWay = &way{}
+var testWay = &way{pressure: &pressure{}}
 
 // testLanes are some that are only looked at.
 var testLanes = &lanes{idle: make(chan *lane, 1)}
@@ -125,7 +125,7 @@ func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 func TestAShortcutThatLeadsElsewhereLeadsToNoLanesOfBefore(t *testing.T) {
 	_, table, r, short := shortTable(t)
 	remember(table, r, short, "q")
-	other := &way{}
+	other := &way{pressure: &pressure{}}
 	table.remember(r, short, "q", other)
 	if short.lanes["q"] != nil {
 		t.Error("the lanes are those of another way")
