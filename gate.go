@@ -34,12 +34,13 @@ var errNotDialed = errors.New("not dialed")
 var (
 	errSilent  = fmt.Errorf("%w: less than a second ago it did not answer in time, and no more than one request at a time tries it", errNotDialed)
 	errCrowded = fmt.Errorf("%w: too many wait for an answer of it already", errNotDialed)
-	errWaited  = fmt.Errorf("%w: those before took all of dialTimeout", errNotDialed)
+	errWaited  = fmt.Errorf("%w: others took all of dialTimeout", errNotDialed)
 )
 
 // gate lets dials to one address through. While nothing is known of the node,
-// or it answers, they are free but for maxDials; the rest wait for their turn,
-// for dialTimeout at most. The first that is not answered in time tells of all
+// or it answers, they are free but for maxDials, or one more for a moment; the rest wait
+// for their turn, for dialTimeout at most, and may be overtaken by those that come
+// when a place is free. The first that is not answered in time tells of all
 // the others: those that wait are refused, and for the time of grace all are but
 // one at a time, which finds out when the node is back. Whatever the node says
 // then, even that it refuses, ends it.

@@ -56,19 +56,13 @@ type silence struct {
 // function's frame keeps its caller's alive, up to the one that began the
 // goroutine, so what a request starts by itself keeps all that the request knew.
 // This goroutine knows nothing but the two connections.
-var (
-	tunnels  = make(chan *tunnel)
-	relaying sync.Once
-)
+var tunnels = make(chan *tunnel)
 
-// beginRelaying begins what all sessions need: the ushers, and the start of the sessions
-// that are sent to tunnels.
-func beginRelaying() {
-	begin := func() {
-		go relayAll()
-		go hireUshers()
-	}
-	relaying.Do(begin)
+// What all sessions need begins when the package is loaded: begun by the first
+// middleware, it would keep that one alive for good.
+func init() {
+	go relayAll()
+	go hireUshers()
 }
 
 // relayAll starts the sessions that are handed over.

@@ -127,7 +127,7 @@ func enter(c *census, address string, max int) *crowd {
 	return take(c, address, max)
 }
 
-// sessions is how many a node holds.
+// sessionsOf is how many a node holds.
 func sessionsOf(node string) int {
 	everybody.mu.Lock()
 	defer everybody.mu.Unlock()
@@ -266,7 +266,6 @@ func TestASilentSessionIsClosedAndOneThatIsNotIsNot(t *testing.T) {
 // One direction is enough to keep a session, either of them, and whether it says
 // little or much.
 func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
-	beginRelaying() // or it waits for a test before it that does
 	for _, c := range []struct {
 		name     string
 		fromNode bool

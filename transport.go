@@ -54,7 +54,6 @@ func joinForwarder(ctx context.Context, config *dynamic.ServersTransport, respon
 		return nil, fmt.Errorf("serversTransport: %w", err)
 	}
 	open := func() closer {
-		beginRelaying()
 		f := &forwarder{fence: fence, transport: transport, flush: flush, lanes: newWatchman()}
 		f.carriers = newCarriers(f)
 		return f

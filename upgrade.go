@@ -16,7 +16,8 @@ import (
 )
 
 // isUpgrade tells whether a request is the handshake of another protocol, which
-// is not WebSocket alone. One with a body goes the way of plain requests.
+// is not WebSocket alone. One with a body goes the way of plain requests. work asks the
+// same.
 func isUpgrade(r *http.Request) bool {
 	if r.Header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
 		return false

@@ -92,6 +92,17 @@ func TestAHandshakeReachesTheNodeAsItWas(t *testing.T) {
 	}
 }
 
+func TestTrailersAreWantedThoughTEBelongsToTheConnection(t *testing.T) {
+	saw := make(chan string, 1)
+	keep := func(_ net.Conn, _ *bufio.Reader, handshake string) { saw <- handshake }
+	gateway := sessionGateway(t, rawNode(t, keep))
+	text := strings.Replace(handshakeText(wgamed), "keep-alive, Upgrade, close", "Upgrade, TE\r\nTE: gzip, trailers", 1)
+	rawClient(t, gateway, text)
+	if got := <-saw; !strings.Contains(got, "\r\nTe: trailers\r\n") || strings.Contains(got, "gzip") {
+		t.Errorf("the node saw\n%s", got)
+	}
+}
+
 func TestWhatEitherSideSendsEarlyIsNotLost(t *testing.T) {
 	echo := func(conn net.Conn, reader *bufio.Reader, _ string) {
 		_, _ = io.WriteString(conn, switching+"from the node\n")

@@ -15,10 +15,12 @@ import (
 // usher takes handshakes to their nodes, one after the other, in a goroutine of its
 // own.
 //
-// Yaegi: a call makes all variables and intermediate values of a function anew, and to
-// make hundreds of them took longer than what a handshake uses them for. Those of an
-// usher's goroutine are made once. That is why all that most handshakes come through
-// stands in one function, work; what few need stands in functions of its own.
+// Yaegi: a call makes a frame with all variables and intermediate values of a function
+// anew, and to make hundreds of them took longer than what a handshake uses them for. An
+// usher's goroutine makes its frame once; a turn of its loop makes the variables that it
+// declares, and nothing else. That is why all that most handshakes come through stands in
+// one function, work; what few need stands in functions of its own. An usher without work
+// keeps what its last handshake has left in its frame until the next one.
 type usher struct {
 	begin chan bool
 	done  chan *outcome
@@ -32,8 +34,8 @@ type usher struct {
 	t *tunnel // that of the handshake at hand
 }
 
-// outcome is what has come of a handshake. nil: a session has begun, and the request is
-// over.
+// outcome is what has come of a handshake. nil: a session has begun, or could not begin
+// when the client's connection was taken over already. The request is over.
 type outcome struct {
 	unknown  bool           // its query leads nowhere, or it is no handshake; nothing else counts
 	way      *way           // where it went
@@ -89,7 +91,8 @@ func work(u *usher) {
 			m.short.mu.RLock()
 			to = m.short.known[r.URL.RawQuery]
 			m.short.mu.RUnlock()
-			if to == nil || !usual && !namesUpgrade(connection) || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
+			if to == nil || // not isUpgrade, which would cost a call:
+				!usual && !namesUpgrade(connection) || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
 				u.done <- &outcome{unknown: true}
 				continue
 			}
@@ -98,7 +101,7 @@ func work(u *usher) {
 			to = a.way
 		}
 
-		// A place among the sessions of the node, as enter gives it.
+		// A place among the sessions of the node, as take gives it.
 		t := &tunnel{}
 		u.t = t
 		everybody.mu.Lock()
@@ -156,8 +159,8 @@ func work(u *usher) {
 		if client != "" {
 			text += "X-Forwarded-For: " + client + "\r\n"
 		}
-		if header["Te"] != nil || r.Method != http.MethodGet {
-			text += rareHeaders(r.Method, header["Te"])
+		if r.Header["Te"] != nil || r.Method != http.MethodGet {
+			text += rareHeaders(r.Method, r.Header["Te"])
 		}
 		rest := &bytes.Buffer{}
 		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
@@ -246,8 +249,8 @@ func resign(u *usher) {
 	u.done <- &outcome{panicked: cause}
 }
 
-// closing returns what closes a connection. Yaegi: a closure that is made in a loop
-// would close the connection of the loop's last turn.
+// closing returns what closes a connection. Yaegi: variables are a loop's and not a
+// turn's, so a closure that is made in one may close the connection of a later turn.
 func closing(conn net.Conn) func() {
 	return func() { conn.Close() }
 }
