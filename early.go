@@ -1,10 +1,11 @@
 package dynamicforward
 
 // Yaegi works out the type of a method when the method is first used, and keeps it
-// without a lock. Two goroutines that are the first to use it, at the same moment, may
-// see half of what the other one writes, and panic: a request is answered 500 then. It
-// happened once in some 300 starts under load. So every method of ours is used here, when
-// the package is loaded and nothing else runs.
+// without a lock: an interpreter built with the race detector says so. Two goroutines that
+// are the first to use it, at the same moment, may see half of what the other one writes,
+// and panic; a request is answered 500 then. One such answer in some 300 starts under load
+// is most likely that. So every method of ours is used here, when the package is loaded
+// and nothing else runs.
 func init() {
 	_ = (*answered)(nil).RoundTrip
 	_ = (*attempt)(nil).again
