@@ -131,7 +131,7 @@ func (a *attempt) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt) {
 	r.Header[nodeHeader] = a.way.header
 	if isUpgrade(r) {
-		upgrade(w, r, a)
+		upgrade(m, a, w, r)
 		return
 	}
 	if r.ContentLength != 0 {

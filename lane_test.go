@@ -104,6 +104,15 @@ func newLaneMiddleware(t *testing.T, redis, timeout string) (*middleware, string
 	return m, serveMiddleware(t, m.handler()) + wgamed, wgamedsWay
 }
 
+// newNodeGateway is a gateway to a node that has no lanes yet.
+func newNodeGateway(t *testing.T, node *laneNode, timeout string) (string, func() *way) {
+	t.Helper()
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, timeout)
+	return url, wgamedsWay
+}
+
 // press says how many requests of late have found no lane, and when the first of them
 // came.
 func press(to *way, missed int, since time.Time) {
@@ -119,9 +128,7 @@ func press(to *way, missed int, since time.Time) {
 // Those that find no lane open none.
 func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lanes, *way) {
 	t.Helper()
-	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, timeout)
+	url, wgamedsWay := newNodeGateway(t, node, timeout)
 	get(t, url)
 	to := wgamedsWay()
 	for i := 0; i <= spareLanes; i++ {
@@ -159,9 +166,7 @@ func soon(t *testing.T, what string, holds func() bool) {
 func TestABusyNodeGetsLanes(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
-	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	url, wgamedsWay := newNodeGateway(t, node, "")
 	get(t, url)
 	press(wgamedsWay(), 0, time.Now().Add(time.Hour)) // all that follows is within a tick
 	for i := 1; i < busyNode; i++ {
@@ -186,9 +191,7 @@ func TestABusyNodeGetsLanes(t *testing.T) {
 func TestANodeThatIsAskedForLittleGetsNoLanes(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
-	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	url, wgamedsWay := newNodeGateway(t, node, "")
 	get(t, url)
 	for i := 0; i < 2*busyNode; i++ {
 		press(wgamedsWay(), busyNode-1, time.Now().Add(-2*laneTick)) // as many, but before
@@ -217,9 +220,7 @@ func TestAnotherQueryToTheSameNodeTakesTheLanesThatThereAre(t *testing.T) {
 func TestAQueryFromBeforeThereWereLanesIsLedToThem(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
-	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	url, wgamedsWay := newNodeGateway(t, node, "")
 	other := url + "&other=1"
 	get(t, other)
 	get(t, url)

@@ -88,8 +88,8 @@ func (s *shortcuts) forget() {
 const afterPrefix = "X-Dynamicforward."
 
 // handler returns the handler of every request. It is the short way, for a plain GET
-// whose query was seen before, to a node that has lanes; shortHandshake and
-// withoutLane have most others, serve has all. Interpreted, a call of compiled code
+// whose query was seen before, to a node that has lanes; upgrade and withoutLane have
+// most others, serve has all. Interpreted, a call of compiled code
 // costs half a microsecond; a function pays for all its variables and intermediate
 // values each time, used or not; and a method of our own is called through reflection
 // and costs four times as much as a function. So this one captures what it needs,
@@ -112,7 +112,7 @@ func (m *middleware) handler() http.Handler {
 			}
 		}
 		if header["Connection"] != nil {
-			shortHandshake(m, w, r)
+			upgrade(m, nil, w, r)
 			return
 		}
 		mu.RLock()

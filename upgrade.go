@@ -36,57 +36,45 @@ func namesUpgrade(connection []string) bool {
 
 // upgrade takes a handshake to its node and, where the node agrees, starts a
 // session between the two connections: what is left of the request is those and
-// what relays between them. An usher does so.
-func upgrade(w http.ResponseWriter, r *http.Request, a *attempt) {
+// what relays between them. An usher does so. a may be nil: then the handshake goes where
+// its query leads, and what is none, or leads nowhere, goes the long way. See handler for
+// what a function is spared.
+func upgrade(m *middleware, a *attempt, w http.ResponseWriter, r *http.Request) {
 	u := <-ushers
-	u.m = a.m
+	u.m = m
 	u.a = a
 	u.w = w
 	u.r = r
 	u.begin <- true
 	if result := <-u.done; result != nil {
-		conclude(w, r, a, result)
+		conclude(m, a, w, r, result)
 	}
-}
-
-// shortHandshake takes a request on that has a Connection header: a handshake whose
-// query leads to a node, mostly. See handler for what a function is spared.
-func shortHandshake(m *middleware, w http.ResponseWriter, r *http.Request) {
-	u := <-ushers
-	u.m = m
-	u.a = nil
-	u.w = w
-	u.r = r
-	u.begin <- true
-	result := <-u.done
-	if result == nil {
-		return
-	}
-	if result.unknown {
-		m.serve(w, r)
-		return
-	}
-	conclude(w, r, &attempt{m: m, way: result.way}, result)
 }
 
 // conclude ends a request that is not over with its handshake. One that has failed goes
 // to the node that has taken over, as in nodeFailed: if the node could not be dialed it
 // is looked up again, once.
-func conclude(w http.ResponseWriter, r *http.Request, a *attempt, result *outcome) {
+func conclude(m *middleware, a *attempt, w http.ResponseWriter, r *http.Request, result *outcome) {
 	switch {
+	case result.unknown:
+		m.serve(w, r)
+		return
 	case result.panicked != nil:
 		panic(result.panicked)
 	case result.over != nil:
 		<-result.over
 		return
 	case result.response != nil:
-		decline(w, r, a.m.nodes, result.t, result.response)
+		decline(w, r, m.nodes, result.t, result.response)
 		return
+	}
+	if a == nil {
+		a = &attempt{m: m, way: result.way}
 	}
 	if isDialError(result.err) && !a.second {
 		if second := a.again(r, result.err); second != nil {
 			r.Header[nodeHeader] = second.way.header
-			upgrade(w, r, second)
+			upgrade(m, second, w, r)
 			return
 		}
 	}

@@ -90,19 +90,27 @@ func TestUshersWithoutWorkGo(t *testing.T) {
 	}
 }
 
-func TestAnUsherThatPanicsLeavesNothing(t *testing.T) {
-	left := make(chan error, 1)
+// agreeingNode is wgamed's: it agrees to handshakes, and tells how each session ends. It
+// returns the node's address and that of Redis.
+func agreeingNode(t *testing.T) (string, string, chan error) {
+	t.Helper()
+	ends := make(chan error, 1)
 	listen := func(conn net.Conn, reader *bufio.Reader, _ string) {
 		_, _ = io.WriteString(conn, switching)
 		_, err := reader.ReadByte()
-		left <- err
+		ends <- err
 	}
 	node := rawNode(t, listen)
 	redis := newPushingRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", node)
+	return node, redis.addr, ends
+}
+
+func TestAnUsherThatPanicsLeavesNothing(t *testing.T) {
+	node, redis, left := agreeingNode(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	m, err := newMiddleware(ctx, http.NotFoundHandler(), testConfig(redis.addr), "test")
+	m, err := newMiddleware(ctx, http.NotFoundHandler(), testConfig(redis), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,18 +140,10 @@ func TestAnUsherThatPanicsLeavesNothing(t *testing.T) {
 }
 
 func TestAClientThatIsNotLetGoOfIsRefused(t *testing.T) {
-	left := make(chan error, 1)
-	listen := func(conn net.Conn, reader *bufio.Reader, _ string) {
-		_, _ = io.WriteString(conn, switching)
-		_, err := reader.ReadByte()
-		left <- err
-	}
-	node := rawNode(t, listen)
-	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", node)
+	node, redis, left := agreeingNode(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	handler, err := New(ctx, http.NotFoundHandler(), testConfig(redis.addr), "test")
+	handler, err := New(ctx, http.NotFoundHandler(), testConfig(redis), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestAClientThatIsNotLetGoOfIsRefused(t *testing.T) {
 // recover.
 func upgradeCaught(w http.ResponseWriter, r *http.Request, a *attempt, panicked chan interface{}) {
 	defer tell(panicked)
-	upgrade(w, r, a)
+	upgrade(a.m, a, w, r)
 }
 
 // tell is deferred to learn what panics.
