@@ -17,14 +17,14 @@ import (
 const (
 	smallBuffer = 512       // bytes
 	largeBuffer = 32 * 1024 // bytes
-	stint       = 16 * 1024 // bytes carried with the small buffer before its pace is looked at
+	stint       = 32 * 1024 // bytes carried with the small buffer before its pace is looked at
 	longStint   = 4 << 20   // the same with the large one
 )
 
-// A direction that carries a stint within busy has much to carry; one that is
+// A direction that carries a stint within busy, 320 kB/s, has much to carry; one that is
 // silent for quiet gives the large buffer back.
 const (
-	busy  = 50 * time.Millisecond
+	busy  = 100 * time.Millisecond
 	quiet = time.Second
 )
 
@@ -131,14 +131,23 @@ func pump(d *direction) {
 // goesOn takes stock after a stint that carried n bytes, and begins the next one
 // where there is more to come.
 func goesOn(d *direction, n int64, err error) bool {
-	if n == stint || d.t.silence != nil {
+	if d.t.silence != nil {
 		return carriesOn(d, n, err)
 	}
-	stop(d, err)
-	return false
+	if n < stint {
+		stop(d, err)
+		return false
+	}
+	now := time.Now()
+	if now.Sub(d.began) < busy {
+		return carriesOn(d, n, err)
+	}
+	d.began = now
+	d.src.N = stint
+	return true
 }
 
-// carriesOn is goesOn for a direction that may not have come to its end.
+// carriesOn is goesOn for a direction that has much to carry, or whose silence counts.
 func carriesOn(d *direction, n int64, err error) bool {
 	defer caught(d)
 	t := d.t

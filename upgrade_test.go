@@ -255,3 +255,16 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 		t.Errorf("after the end: %q, %v", rest, err)
 	}
 }
+
+func TestASessionWithLittleToCarryGoesOn(t *testing.T) {
+	long := time.Now().Add(-time.Hour)
+	client, _ := tcpPair(t)
+	node, _ := tcpPair(t)
+	d := &direction{t: &tunnel{client: client, node: node}, from: client, to: node, src: &io.LimitedReader{R: client}, began: long}
+	if !goesOn(d, stint, nil) {
+		t.Error("it ends after a stint")
+	}
+	if d.src.N != stint || !d.began.After(long) {
+		t.Errorf("a stint of %d bytes begins at %s, want %d bytes, now", d.src.N, d.began, stint)
+	}
+}
