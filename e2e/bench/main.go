@@ -43,7 +43,7 @@ func main() {
 	only := flag.String("only", "", "measure one part: table, http, sessions, prices, profile or goals (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
-	s := settings{rounds: 5, seconds: 3, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
+	s := settings{rounds: 11, seconds: 2, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
 		clients: []int{8, 32, 128}, sessions: []int{1000, 3000, 9000}}
 	if *quick {
 		s = settings{rounds: 2, seconds: 1, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, sessions: []int{200}}

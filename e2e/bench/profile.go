@@ -43,9 +43,10 @@ func measureProfiles(g *ground, s settings, out string) error {
 			})
 		}},
 		{"a handshake", sessions, func(w gateway) (score, error) { return handshake(w, s.seconds) }},
+		{"a message", sessions, func(w gateway) (score, error) { return chat(w, small, s.seconds) }},
 	}
 	r := g.page("Where the time goes, measured")
-	r.line("Traefik's processor time for a plain request (%d clients) and for a handshake with the end of its session (%d clients), %d rounds in turns of %d s, medians; shared out as its CPU profile of the same rounds has it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, s.rounds, s.seconds)
+	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for a message of %d bytes there and back (%d sessions), %d rounds in turns of %d s, medians; shared out as its CPU profile of the same rounds has it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, small, talkers, s.rounds, s.seconds)
 	columns := []string{"what"}
 	var spent []map[string]time.Duration
 	for _, kind := range kinds {
@@ -153,6 +154,7 @@ var components = []component{
 	{"http.Transport", []string{"net/http.(*Transport)", "net/http.(*persistConn)", "net/http.(*transportRequest)", "net/http.(*wantConn)", "net/http.(*bodyEOFSignal)"}},
 	{"httputil.ReverseProxy", []string{"net/http/httputil."}},
 	{"requests and answers: reading, writing", []string{"net/http.", "net/textproto.", "crypto/tls."}},
+	{"copying", []string{"io."}},
 	{"Traefik's own, and what it carries", []string{"github.com/", "go.opentelemetry.io/", "main."}},
 }
 

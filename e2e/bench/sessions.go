@@ -80,24 +80,27 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("%d sessions; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %d rounds in turns of %d s, medians.", talkers, s.rounds, s.seconds)
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
-	for _, size := range []int{128, 16 << 10, bulk} {
-		scores, err := contest(s.rounds, all, func(w gateway) (score, error) {
-			sessions, end, err := openAll(w, talkers)
-			defer end()
-			if err != nil {
-				return score{}, err
-			}
-			return scored(w, func() (int, time.Duration, error) {
-				message := make([]byte, size)
-				return repeat(talkers, s.seconds, func(i int) error { return bounce(sessions[i], message) })
-			})
-		})
+	for _, size := range []int{small, 16 << 10, bulk} {
+		scores, err := contest(s.rounds, all, func(w gateway) (score, error) { return chat(w, size, s.seconds) })
 		if err != nil {
 			return err
 		}
 		r.results(fmt.Sprintf("message.%d", size), strconv.Itoa(size), all, scores)
 	}
 	return nil
+}
+
+// chat has messages of so many bytes go there and back for so many seconds.
+func chat(w gateway, size, seconds int) (score, error) {
+	sessions, end, err := openAll(w, talkers)
+	defer end()
+	if err != nil {
+		return score{}, err
+	}
+	return scored(w, func() (int, time.Duration, error) {
+		message := make([]byte, size)
+		return repeat(talkers, seconds, func(i int) error { return bounce(sessions[i], message) })
+	})
 }
 
 // memory measures what an idle session costs.
@@ -299,8 +302,12 @@ func begin(w gateway) (*net.TCPConn, error) {
 	return c, nil
 }
 
-// bulk is a message that fills every buffer on its way, in bytes.
-const bulk = 1 << 20
+// Messages, in bytes: small is what a game says many times a second, bulk fills every
+// buffer on its way.
+const (
+	small = 128
+	bulk  = 1 << 20
+)
 
 // bounce sends a message and waits for it to come back. It writes and reads at the
 // same time: the echo does not wait for the end of what it gets.
