@@ -39,7 +39,7 @@ func measurePrices(g *ground, s settings, out string) error {
 	}
 	defer node.Stop()
 	r := g.page("What options cost, measured")
-	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %d rounds in turns of %d s, medians. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, after the handshakes and settled.", handshakers, s.rounds, s.seconds, min(priced, slices.Max(s.sessions)))
+	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %d rounds in turns of %d s, medians. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik that have carried nothing, after the handshakes and settled.", handshakers, s.rounds, s.seconds, min(priced, slices.Max(s.sessions)))
 	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "rounds: handshakes a second")
 	all := map[string]*ground{}
 	var gateways []gateway

@@ -108,7 +108,7 @@ func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Nobody asks Traefik to collect its garbage.")
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Nobody asks Traefik to collect its garbage. The sessions have carried nothing: what one keeps that has carried tens of kB, such as stacks that have grown, is not measured here.")
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n))
