@@ -17,15 +17,16 @@ import (
 const (
 	smallBuffer = 512       // bytes
 	largeBuffer = 32 * 1024 // bytes
-	stint       = 32 * 1024 // bytes carried with the small buffer before its pace is looked at
+	stint       = 64 * 1024 // bytes carried with the small buffer before the next look at what there is
 	longStint   = 4 << 20   // the same with the large one
 )
 
-// A direction that carries a stint within busy, 320 kB/s, has much to carry; one that is
-// silent for quiet gives the large buffer back.
+// A direction that has as much as this to read at once, in bytes, has much to carry:
+// the large buffer saves it three system calls of four, or more. One that is silent for
+// quiet, half of the shortest websocket.idleTimeout, gives the buffer back.
 const (
-	busy  = 100 * time.Millisecond
-	quiet = time.Second
+	much  = 4 * smallBuffer
+	quiet = minIdleTimeout / 2
 )
 
 // lastWords is how long one side of a session may go on after the other has said
@@ -62,6 +63,7 @@ var tunnels = make(chan *tunnel)
 // middleware, it would keep that one alive for good.
 func init() {
 	go relayAll()
+	go takeAllStock()
 	go hireUshers()
 }
 
@@ -71,19 +73,20 @@ func relayAll() {
 	for {
 		t := <-tunnels
 		countLeftovers(stormed)
-		now := time.Now()
-		up := &direction{t: t, to: t.node, from: t.client, began: now}
+		up := &direction{t: t, to: t.node, from: t.client, again: make(chan bool, 1)}
 		up.dst = io.MultiWriter(t.node)
 		up.src = &io.LimitedReader{R: t.client, N: stint}
 		up.small = make([]byte, smallBuffer)
-		down := &direction{t: t, to: t.client, from: t.node, began: now}
+		down := &direction{t: t, to: t.client, from: t.node, again: make(chan bool, 1)}
 		down.dst = io.MultiWriter(t.client)
 		down.src = &io.LimitedReader{R: t.node, N: stint}
 		down.small = make([]byte, smallBuffer)
 		if t.silence != nil {
-			watchSilence(up)
-			watchSilence(down)
+			wake(up, t.silence.limit/2)
+			wake(down, t.silence.limit/2)
 		}
+		up.again <- true
+		down.again <- true
 		go pump(up)
 		go pump(down)
 	}
@@ -98,91 +101,95 @@ type direction struct {
 	dst      io.Writer         // to
 	src      *io.LimitedReader // from, until the end of the stint
 	small    []byte
-	began    time.Time // the stint
+	carried  int64     // in the last stint
+	err      error     // that ended it
+	again    chan bool // whether there is another one
 }
 
-// watchSilence has a stint break off after half of websocket.idleTimeout: what is
-// carried in it cannot be seen from outside.
-func watchSilence(d *direction) {
+// pump carries one direction, stint by stint, by compiled code. It is all that an idle
+// session waits in, twice. Yaegi: each expression in it costs the session 40 bytes or
+// more, a defer would cost a quarter of a kilobyte, and one more call around what waits
+// stacks of 8 kB rather than 4, for good: so another goroutine takes stock after each
+// stint. This one stays: frames that are made anew, amid what was thrown away meanwhile,
+// keep the pages of that.
+func pump(d *direction) {
+	for <-d.again {
+		d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.small)
+		rested <- d
+	}
+}
+
+// rested hands over the directions that have done a stint.
+var rested = make(chan *direction)
+
+// takeAllStock has stock taken of them. Like relayAll, it knows nothing else.
+func takeAllStock() {
+	defer recovered("taking stock of sessions")
+	for {
+		d := <-rested
+		go takeStock(d)
+	}
+}
+
+// takeStock ends a direction after a stint, or lets it go on, with a large buffer for as
+// long as it has much to carry.
+func takeStock(d *direction) {
+	defer caught(d)
 	t := d.t
-	if t.half.Load() {
+	next := int64(0)
+	if t.silence != nil && stays(t, d.carried, d.err) {
+		next = stint
+	} else if d.err == nil && d.src.N == 0 {
+		next, d.err = look(d)
+	}
+	if next == 0 {
+		stop(d, d.err)
+		close(d.again)
 		return
 	}
-	_ = d.from.SetReadDeadline(d.began.Add(t.silence.limit / 2))
-	if t.half.Load() { // meanwhile
+	d.src.N = next
+	pause := time.Duration(0)
+	if t.silence != nil {
+		pause = t.silence.limit / 2
+	}
+	wake(d, pause)
+	d.again <- true
+}
+
+// stays notes when a session with websocket.idleTimeout has carried something. True:
+// the stint was broken off for that, and the session has not been silent for too long;
+// it ends when neither direction has carried anything for all of the limit.
+func stays(t *tunnel, n int64, err error) bool {
+	now := time.Now().UnixNano()
+	if n > 0 {
+		t.silence.since.Store(now)
+	}
+	return errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && now-t.silence.since.Load() < int64(t.silence.limit)
+}
+
+// wake breaks a direction's wait for something to carry off after a time; 0: never.
+// With websocket.idleTimeout that has to be, since what is carried in a stint cannot
+// be seen from outside.
+func wake(d *direction, after time.Duration) {
+	at := time.Time{}
+	if after > 0 {
+		at = time.Now().Add(after)
+	}
+	if d.t.half.Load() { // its time is measured
+		return
+	}
+	_ = d.from.SetReadDeadline(at)
+	if d.t.half.Load() { // meanwhile
 		_ = d.from.SetReadDeadline(time.Now().Add(lastWords))
 	}
 }
 
-// pump carries one direction, by compiled code. It is all that an idle session
-// waits in, twice. Yaegi: each expression in it would cost the session 40 bytes, a
-// defer a quarter of a kilobyte, and one more call around it stacks of 8 kB rather
-// than 4. goesOn is such a call, so a session that has carried a stint has them for good.
-func pump(d *direction) {
-	for {
-		n, err := io.CopyBuffer(d.dst, d.src, d.small)
-		if goesOn(d, n, err) {
-			continue
-		}
-		return
-	}
-}
-
-// goesOn takes stock after a stint that carried n bytes, and begins the next one
-// where there is more to come.
-func goesOn(d *direction, n int64, err error) bool {
-	if d.t.silence != nil {
-		return carriesOn(d, n, err)
-	}
-	if n < stint {
-		stop(d, err)
-		return false
-	}
-	now := time.Now()
-	if now.Sub(d.began) < busy {
-		return carriesOn(d, n, err)
-	}
-	d.began = now
-	d.src.N = stint
-	return true
-}
-
-// carriesOn is goesOn for a direction that has much to carry, or whose silence counts.
-func carriesOn(d *direction, n int64, err error) bool {
-	defer caught(d)
-	t := d.t
-	if t.silence != nil {
-		now := time.Now().UnixNano()
-		if n > 0 {
-			t.silence.since.Store(now)
-		}
-		// It ends when neither direction has carried anything for all of the limit.
-		if errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && now-t.silence.since.Load() < int64(t.silence.limit) {
-			err = nil
-			n = stint
-			d.began = time.Time{}
-		}
-	}
-	if err == nil && n == stint && time.Since(d.began) < busy {
-		n, err = carryMuch(t, d.to, d.from)
-	}
-	if err != nil || n < stint {
-		stop(d, err)
-		return false
-	}
-	d.began = time.Now()
-	d.src.N = stint
-	if t.silence != nil {
-		watchSilence(d)
-	}
-	return true
-}
-
-// caught is deferred by carriesOn: a panic ends the session.
+// caught is deferred by takeStock: a panic ends the session.
 func caught(d *direction) {
 	if r := recover(); r != nil {
 		logFailure(errPanic, "panic while relaying a session: %v", r)
 		stop(d, errPanic)
+		close(d.again)
 	}
 }
 
@@ -227,34 +234,67 @@ func saidDone(d *direction) bool {
 // largeBuffers are lent to the directions that have much to carry.
 var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, largeBuffer) }}
 
-// carryMuch copies with a large buffer until src falls silent. It returns what
-// pump goes by: stint bytes where there may be more, less where src is done.
-func carryMuch(t *tunnel, dst, src net.Conn) (int64, error) {
+// look sees after a stint whether the direction has much to carry: what comes next
+// fills the small buffer, and is much then. If so, it carries on with a large buffer
+// until there is silence. It returns how long the next stint with the small buffer
+// is, 0 where d.from is done.
+func look(d *direction) (int64, error) {
+	wake(d, quiet)
+	n, err := pass(d, d.small)
+	if err != nil || n < smallBuffer {
+		return afterwards(d, stint, err)
+	}
 	buffer := largeBuffers.Get().([]byte)
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
 	defer largeBuffers.Put(buffer)
-	pause := quiet
-	if t.silence != nil && t.silence.limit/2 < pause {
-		pause = t.silence.limit / 2
+	n, err = pass(d, buffer)
+	if err != nil || n < much {
+		return afterwards(d, stint, err)
 	}
-	for !t.half.Load() {
-		_ = src.SetReadDeadline(time.Now().Add(pause))
-		if t.half.Load() { // meanwhile
-			_ = src.SetReadDeadline(time.Now().Add(lastWords))
+	return afterwards(d, smallBuffer, carryMuch(d, buffer)) // there is more than that when there is something again
+}
+
+// carryMuch carries with a large buffer until there is silence, which is the error
+// of a time that has run out, or the direction comes to its end.
+func carryMuch(d *direction, buffer []byte) error {
+	for {
+		wake(d, quiet)
+		d.src.N = longStint
+		carried, err := io.CopyBuffer(d.dst, d.src, buffer)
+		if carried > 0 && d.t.silence != nil {
+			d.t.silence.since.Store(time.Now().UnixNano())
 		}
-		n, err := io.CopyBuffer(io.MultiWriter(dst), io.LimitReader(src, longStint), buffer)
-		if n > 0 && t.silence != nil {
-			t.silence.since.Store(time.Now().UnixNano())
+		if err == nil && carried < longStint {
+			return io.EOF
 		}
-		if isTimeout(err) && !t.half.Load() {
-			_ = src.SetReadDeadline(time.Time{})
-			return stint, nil
-		}
-		if err != nil || n < longStint {
-			return 0, err
+		if err != nil && (carried == 0 || !isTimeout(err)) {
+			return err
 		}
 	}
-	return stint, nil
+}
+
+// pass carries what there is to read, as much as the buffer holds.
+func pass(d *direction, buffer []byte) (int, error) {
+	n, err := d.from.Read(buffer)
+	if n > 0 {
+		if _, failed := d.to.Write(buffer[:n]); failed != nil {
+			return n, failed
+		}
+	}
+	return n, err
+}
+
+// afterwards is what look returns: that the next stint has so many bytes, unless the
+// direction has come to its end.
+func afterwards(d *direction, next int64, err error) (int64, error) {
+	switch {
+	case err == nil || isTimeout(err) && !d.t.half.Load():
+		return next, nil
+	case err == io.EOF:
+		return 0, nil
+	default:
+		return 0, err
+	}
 }
 
 // close breaks both connections; the directions end by that.

@@ -233,7 +233,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{1, 100, smallBuffer, stint - 1, stint, stint + 1, 8 << 20, 3} {
+	for _, size := range []int{1, 100, smallBuffer, much, stint - 1, stint, stint + 1, 8 << 20, 3, smallBuffer} {
 		sent := make([]byte, size)
 		for i := 0; i < len(sent); i += 251 {
 			sent[i] = byte(i)
@@ -248,6 +248,12 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 			t.Fatalf("%d bytes came back changed", size)
 		}
 	}
+	// What has been looked at for much to carry may be silent for longer than that took.
+	_ = conn.SetReadDeadline(time.Now().Add(2 * quiet))
+	if _, err := reader.ReadByte(); !isTimeout(err) {
+		t.Fatalf("in silence: %v", err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(fakeRedisPatience))
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -256,15 +262,76 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	}
 }
 
-func TestASessionWithLittleToCarryGoesOn(t *testing.T) {
-	long := time.Now().Add(-time.Hour)
-	client, _ := tcpPair(t)
-	node, _ := tcpPair(t)
-	d := &direction{t: &tunnel{client: client, node: node}, from: client, to: node, src: &io.LimitedReader{R: client}, began: long}
-	if !goesOn(d, stint, nil) {
-		t.Error("it ends after a stint")
+// direct is a direction whose stint is over, from talker to listener.
+func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
+	t.Helper()
+	talker, client := tcpPair(t)
+	listener, node := tcpPair(t)
+	d = &direction{t: &tunnel{client: client, node: node}, from: client, to: node, dst: io.MultiWriter(node), src: &io.LimitedReader{R: client}, again: make(chan bool, 1)}
+	d.small = make([]byte, smallBuffer)
+	return d, talker, listener
+}
+
+func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		size int
+		ends bool
+		want int64
+	}{
+		{"nothing", 0, false, stint},
+		{"little", smallBuffer - 1, false, stint},
+		{"a little more", smallBuffer + much - 1, false, stint},
+		{"much", smallBuffer + much, false, smallBuffer},
+		{"more than the large buffer", 3 * largeBuffer, false, smallBuffer},
+		{"much and the end", 2 * much, true, 0},
+		{"the end", 0, true, 0},
+	} {
+		d, talker, listener := direct(t)
+		if _, err := talker.Write(make([]byte, c.size)); err != nil {
+			t.Fatal(err)
+		}
+		if c.ends {
+			talker.Close()
+		}
+		if next, err := look(d); next != c.want || err != nil {
+			t.Errorf("%s: the next stint has %d bytes, %v; want %d", c.name, next, err, c.want)
+		}
+		d.to.Close()
+		if got, err := io.ReadAll(listener); len(got) != c.size || err != nil {
+			t.Errorf("%s: %d bytes were carried, %v; want %d", c.name, len(got), err, c.size)
+		}
 	}
-	if d.src.N != stint || !d.began.After(long) {
-		t.Errorf("a stint of %d bytes begins at %s, want %d bytes, now", d.src.N, d.began, stint)
+}
+
+func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		size    int
+		prepare func(d *direction)
+		want    int64 // bytes of the next stint; 0: none
+	}{
+		{"a little to carry", 8, func(d *direction) {}, stint},
+		{"much to carry", 4 * much, func(d *direction) {}, smallBuffer},
+		{"the end", 8, func(d *direction) { d.src.N = 1 }, 0},
+		{"an error", 8, func(d *direction) { d.err = io.ErrClosedPipe }, 0},
+		{"a panic", 8, func(d *direction) { d.src = nil }, 0},
+	} {
+		d, talker, _ := direct(t)
+		if _, err := talker.Write(make([]byte, c.size)); err != nil {
+			t.Fatal(err)
+		}
+		c.prepare(d)
+		go takeStock(d)
+		which, goesOn := choose(d.again, time.After(fakeRedisPatience))
+		if which == 1 {
+			t.Fatalf("%s: nobody is told", c.name)
+		}
+		if (goesOn != nil) != (c.want > 0) { // nil: closed
+			t.Errorf("%s: goes on: %v", c.name, goesOn)
+		}
+		if c.want > 0 && d.src.N != c.want {
+			t.Errorf("%s: the next stint has %d bytes, want %d", c.name, d.src.N, c.want)
+		}
 	}
 }
