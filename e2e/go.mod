@@ -9,6 +9,7 @@ require (
 	github.com/coder/websocket v1.8.15
 	github.com/gomodule/redigo v1.9.3
 	github.com/google/pprof v0.0.0-20250403155104-27863c87afa6
+	golang.org/x/sync v0.16.0
 	gonum.org/v1/plot v0.17.0
 )
 

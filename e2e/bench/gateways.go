@@ -75,19 +75,41 @@ func scored(w gateway, run func() (count int, took time.Duration, err error)) (s
 	return score{perSecond: float64(count) / took.Seconds(), cpu: (after - before) / time.Duration(count)}, nil
 }
 
-// contest measures the gateways in turns.
-func contest(rounds int, all []gateway, round func(w gateway) (score, error)) (map[string][]score, error) {
-	scores := map[string][]score{}
-	for range rounds {
+// trial is what gateways are compared in: one round, of so many seconds.
+type trial func(w gateway, seconds int) (score, error)
+
+// scores are those of all rounds, by the gateway's name.
+type scores map[string][]score
+
+// contest measures the gateways in turns, trial by trial, and returns the scores of
+// each trial. Before each round it renews what they are, and lets each run in for a
+// second: one Traefik is some hundredths faster than the next for as long as it lives,
+// by where its memory happens to lie, and more rounds of the same one do not tell.
+func contest(s settings, renew func() error, all []gateway, trials ...trial) ([]scores, error) {
+	results := make([]scores, len(trials))
+	for i := range results {
+		results[i] = scores{}
+	}
+	for range s.rounds {
+		if err := renew(); err != nil {
+			return nil, err
+		}
 		for _, w := range all {
-			s, err := round(w)
-			if err != nil {
+			if _, err := trials[0](w, 1); err != nil {
 				return nil, err
 			}
-			scores[w.name] = append(scores[w.name], s)
+		}
+		for i, run := range trials {
+			for _, w := range all {
+				one, err := run(w, s.seconds)
+				if err != nil {
+					return nil, err
+				}
+				results[i][w.name] = append(results[i][w.name], one)
+			}
 		}
 	}
-	return scores, nil
+	return results, nil
 }
 
 // of returns a value of each round, or of each gateway.
@@ -103,7 +125,7 @@ func cpuEach(s score) time.Duration { return s.cpu }
 
 // results adds a row for each gateway: medians, and their ratios to the first. The
 // figures of what go under its name.
-func (r *report) results(what, label string, all []gateway, scores map[string][]score) {
+func (r *report) results(what, label string, all []gateway, scores scores) {
 	first := scores[all[0].name]
 	for _, w := range all {
 		mine := scores[w.name]

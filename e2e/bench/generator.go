@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 )
 
 // generator makes HTTP load with wrk.
@@ -51,34 +52,59 @@ request = function()
 end
 `
 
-var (
-	wrkRate    = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
-	somethings = regexp.MustCompile(`(?m)^\s*(Non-2xx or 3xx responses: .*|Socket errors: .*)$`)
-)
-
-// run asks a path for so many routes and returns the requests a second. A
-// request that fails is an error.
-func (g generator) run(url, path string, routes, seconds int) (float64, error) {
+// run asks a path for so many routes at random and returns how many requests there
+// were in how long. A request that fails is an error.
+func (g generator) run(url, path string, routes, seconds int) (count int, took time.Duration, err error) {
 	dir, err := os.MkdirTemp("", "dynamicforward-load-")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "load.lua")
 	if err := os.WriteFile(file, fmt.Appendf(nil, script, routes, path), 0o600); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	said, err := g.wrk("-c", strconv.Itoa(loadClients), "-t", strconv.Itoa(loadThreads),
-		"-d", fmt.Sprintf("%ds", seconds), "-s", file, url)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
-	}
-	rate := wrkRate.FindSubmatch(said)
-	if rate == nil {
-		return 0, fmt.Errorf("wrk: no Requests/sec in %s", said)
-	}
-	return strconv.ParseFloat(string(rate[1]), 64)
+	count, took, _, _, err = g.measure(url, loadClients, seconds, "-s", file)
+	return count, took, err
 }
+
+var (
+	requestsIn = regexp.MustCompile(`(\d+) requests in ([\d.a-z]+),`)
+	latency    = regexp.MustCompile(`(?m)^\s+(50|99)%\s+([\d.a-z]+)$`)
+)
+
+// measure asks for one URL and returns how many requests there were in how long,
+// and how long half of them and 99 of 100 took at the most.
+func (g generator) measure(url string, clients, seconds int, more ...string) (count int, took, p50, p99 time.Duration, err error) {
+	said, err := g.wrk(append(more, "-c", strconv.Itoa(clients), "-t", strconv.Itoa(min(loadThreads, clients)), "-d", fmt.Sprintf("%ds", seconds), "--latency", url)...)
+	if err != nil {
+		return 0, 0, 0, 0, err
+	}
+	found := requestsIn.FindSubmatch(said)
+	if found == nil {
+		return 0, 0, 0, 0, fmt.Errorf("wrk: no number of requests in %s", said)
+	}
+	if count, err = strconv.Atoi(string(found[1])); err != nil {
+		return 0, 0, 0, 0, err
+	}
+	if took, err = time.ParseDuration(string(found[2])); err != nil {
+		return 0, 0, 0, 0, err
+	}
+	for _, l := range latency.FindAllSubmatch(said, -1) {
+		d, err := time.ParseDuration(string(l[2]))
+		if err != nil {
+			return 0, 0, 0, 0, err
+		}
+		if string(l[1]) == "50" {
+			p50 = d
+		} else {
+			p99 = d
+		}
+	}
+	return count, took, p50, p99, nil
+}
+
+var failures = regexp.MustCompile(`(?m)^\s*(Non-2xx or 3xx responses: .*|Socket errors: .*)$`)
 
 // wrk runs it and returns what it said. A request that fails is an error.
 func (g generator) wrk(args ...string) ([]byte, error) {
@@ -86,7 +112,7 @@ func (g generator) wrk(args ...string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrk: %w: %s", err, bytes.TrimSpace(said))
 	}
-	if failed := somethings.Find(said); failed != nil {
+	if failed := failures.Find(said); failed != nil {
 		return nil, errors.New(string(bytes.TrimSpace(failed)))
 	}
 	return said, nil

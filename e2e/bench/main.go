@@ -4,7 +4,8 @@
 //	go run ./bench
 //
 // What is compared is measured in turns, round by round, and the medians are
-// compared: a machine is never the same twice.
+// compared: a machine is never the same twice, and neither is a process, so each
+// round of a comparison has a Traefik of its own.
 package main
 
 import (
@@ -108,7 +109,9 @@ func measureAll(g *ground, s settings, only, out string) error {
 type ground struct {
 	redis   *stack.Redis
 	node    place
+	options stack.TraefikOptions
 	traefik *stack.Traefik
+	learned int // routes that this Traefik knows
 	load    generator
 
 	openResty *stack.OpenResty // nil: it is not installed
@@ -176,12 +179,22 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 	conf.Services = map[string]any{"static": map[string]any{
 		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + g.node.Addr()}}},
 	}}
-	traefik := stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL", Debug: true}
+	g.options = stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL", Debug: true}
 	if v.accessLog {
-		traefik.AccessLog = os.DevNull
+		g.options.AccessLog = os.DevNull
 	}
-	g.traefik, err = stack.StartTraefik(traefik)
+	if g.traefik, err = stack.StartTraefik(g.options); err == nil {
+		g.options.Addr = g.traefik.Addr()
+	}
 	return g, err
+}
+
+// renew starts Traefik anew, at the address that it has.
+func (g *ground) renew() (err error) {
+	g.traefik.Stop()
+	g.learned = 0
+	g.traefik, err = stack.StartTraefik(g.options)
+	return err
 }
 
 func (g *ground) stop() {

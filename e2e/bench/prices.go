@@ -20,7 +20,7 @@ var plain = variant{name: "none"}
 // variants each have one option on, the first none.
 var variants = []variant{
 	plain,
-	{name: "`websocket.idleTimeout: 60s`", options: stack.Options{"websocket": stack.Options{"idleTimeout": "60s"}}},
+	{name: "`websocket.idleTimeout: 2m`", options: stack.Options{"websocket": stack.Options{"idleTimeout": "2m"}}},
 	{name: "`websocket.maxPerNode: 1000000`", options: stack.Options{"websocket": stack.Options{"maxPerNode": 1_000_000}}},
 	{name: "`websocket.closeOnRouteChange: true`", options: stack.Options{"websocket": stack.Options{"closeOnRouteChange": true}}},
 	{name: "`websocket.waitForEnd: true`", options: stack.Options{"websocket": stack.Options{"waitForEnd": true}}},
@@ -39,8 +39,8 @@ func measurePrices(g *ground, s settings, out string) error {
 	}
 	defer node.Stop()
 	r := g.page("What options cost, measured")
-	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %d rounds in turns of %d s, medians. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik that have carried nothing, after the handshakes and settled.", handshakers, s.rounds, s.seconds, min(priced, slices.Max(s.sessions)))
-	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "rounds: handshakes a second")
+	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %d rounds in turns of %d s, each with Traefiks started anew, medians. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, as in sessions.md.", handshakers, s.rounds, s.seconds, min(priced, slices.Max(s.sessions)))
+	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "having talked", "rounds: handshakes a second")
 	all := map[string]*ground{}
 	var gateways []gateway
 	for _, v := range variants {
@@ -54,10 +54,19 @@ func measurePrices(g *ground, s settings, out string) error {
 		plugin.name = v.name
 		gateways = append(gateways, plugin)
 	}
-	scores, err := contest(s.rounds, gateways, func(w gateway) (score, error) { return handshake(w, s.seconds) })
+	renew := func() error {
+		for _, g := range all {
+			if err := g.renew(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	results, err := contest(s, renew, gateways, handshake)
 	if err != nil {
 		return err
 	}
+	scores := results[0]
 	for _, v := range variants {
 		all[v.name].stop()
 	}
@@ -68,7 +77,7 @@ func measurePrices(g *ground, s settings, out string) error {
 		}
 		mine := median(of(scores[v.name], cpuEach))
 		r.row(v.name, us(mine), fmt.Sprintf("%.2f", float64(mine)/float64(median(of(scores[plain.name], cpuEach)))),
-			kB(m.after), kB(m.settled), ratesOf(of(scores[v.name], perSecond)))
+			kB(m.after), kB(m.settled), kB(m.talked), ratesOf(of(scores[v.name], perSecond)))
 	}
 	if err := loading(g, s, r); err != nil {
 		return err

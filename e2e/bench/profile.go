@@ -18,7 +18,7 @@ const profiled = 32
 // measureProfiles says what Traefik's processor time goes to, on the static route and
 // in the plugin, and writes profile.md.
 func measureProfiles(g *ground, s settings, out string) error {
-	if err := g.know(1); err != nil {
+	if err := g.put("n1", g.node.Addr()); err != nil {
 		return err
 	}
 	node, err := stack.StartEchoNode()
@@ -32,21 +32,16 @@ func measureProfiles(g *ground, s settings, out string) error {
 	}
 	defer sessions.stop()
 	kinds := []struct {
-		of    string
-		on    *ground
-		round func(w gateway) (score, error)
+		of  string
+		on  *ground
+		run trial
 	}{
-		{"a plain request", g, func(w gateway) (score, error) {
-			return scored(w, func() (int, time.Duration, error) {
-				count, took, _, _, err := g.load.measure("http://"+w.addr+w.target(), profiled, s.seconds)
-				return count, took, err
-			})
-		}},
-		{"a handshake", sessions, func(w gateway) (score, error) { return handshake(w, s.seconds) }},
-		{"a message", sessions, func(w gateway) (score, error) { return chat(w, small, s.seconds) }},
+		{"a plain request", g, g.requests(profiled)},
+		{"a handshake", sessions, handshake},
+		{"a message", sessions, chat(small)},
 	}
 	r := g.page("Where the time goes, measured")
-	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for a message of %d bytes there and back (%d sessions), %d rounds in turns of %d s, medians; shared out as its CPU profile of the same rounds has it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, small, talkers, s.rounds, s.seconds)
+	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for a message of %d bytes there and back (%d sessions), %d rounds in turns of %d s, each with a Traefik started anew, medians; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, small, talkers, s.rounds, s.seconds)
 	columns := []string{"what"}
 	var spent []map[string]time.Duration
 	for _, kind := range kinds {
@@ -55,15 +50,15 @@ func measureProfiles(g *ground, s settings, out string) error {
 		for _, w := range all {
 			shares[w.name] = map[string]float64{}
 		}
-		scores, err := contest(s.rounds, all, func(w gateway) (score, error) {
-			return withProfile(kind.on.traefik, s.seconds, shares[w.name], func() (score, error) { return kind.round(w) })
+		results, err := contest(s, kind.on.renew, all, func(w gateway, seconds int) (score, error) {
+			return withProfile(kind.on.traefik, seconds, shares[w.name], func() (score, error) { return kind.run(w, seconds) })
 		})
 		if err != nil {
 			return err
 		}
 		for _, w := range all {
 			columns = append(columns, kind.of+", "+w.name)
-			spent = append(spent, sharedOut(median(of(scores[w.name], cpuEach)), shares[w.name]))
+			spent = append(spent, sharedOut(median(of(results[0][w.name], cpuEach)), shares[w.name]))
 		}
 	}
 	r.head(columns...)

@@ -9,9 +9,10 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
@@ -45,18 +46,18 @@ func handshakes(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Handshakes")
 	r.line("")
-	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause; %d rounds in turns of %d s, medians.", handshakers, s.rounds, s.seconds)
+	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause; %d rounds in turns of %d s, each with a Traefik started anew, medians.", handshakers, s.rounds, s.seconds)
 	r.head(heads("clients", "handshakes")...)
 	all := g.gateways()
-	scores, err := contest(s.rounds, all, func(w gateway) (score, error) { return handshake(w, s.seconds) })
+	results, err := contest(s, g.renew, all, handshake)
 	if err != nil {
 		return err
 	}
-	r.results("handshake", strconv.Itoa(handshakers), all, scores)
+	r.results("handshake", strconv.Itoa(handshakers), all, results[0])
 	return nil
 }
 
-// handshake has clients begin sessions for so many seconds.
+// handshake has clients begin sessions.
 func handshake(w gateway, seconds int) (score, error) {
 	return scored(w, func() (int, time.Duration, error) {
 		return repeat(handshakers, seconds, func(int) error {
@@ -77,41 +78,76 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Messages")
 	r.line("")
-	r.line("%d sessions; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %d rounds in turns of %d s, medians.", talkers, s.rounds, s.seconds)
+	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %d rounds in turns of %d s, each with a Traefik started anew, medians.", talkers, runIn>>10, s.rounds, s.seconds)
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
-	for _, size := range []int{small, 16 << 10, bulk} {
-		scores, err := contest(s.rounds, all, func(w gateway) (score, error) { return chat(w, size, s.seconds) })
-		if err != nil {
-			return err
-		}
-		r.results(fmt.Sprintf("message.%d", size), strconv.Itoa(size), all, scores)
+	sizes := []int{small, 16 << 10, bulk}
+	results, err := contest(s, g.renew, all, of(sizes, chat)...)
+	if err != nil {
+		return err
+	}
+	for i, size := range sizes {
+		r.results(fmt.Sprintf("message.%d", size), strconv.Itoa(size), all, results[i])
 	}
 	return nil
 }
 
-// chat has messages of so many bytes go there and back for so many seconds.
-func chat(w gateway, size, seconds int) (score, error) {
-	sessions, end, err := openAll(w, talkers)
-	defer end()
-	if err != nil {
-		return score{}, err
+// runIn is how much a session has carried each way when its messages or its memory
+// begin to count, in bytes: sessions stay for hours, and a gateway may find its pace by
+// the first of it, or keep what that took. The plugin looks after 64 kB how to go on.
+const runIn = 128 << 10
+
+// chat has messages of so many bytes go there and back.
+func chat(size int) trial {
+	return func(w gateway, seconds int) (score, error) {
+		sessions, end, err := openAll(w, talkers)
+		defer end()
+		if err != nil {
+			return score{}, err
+		}
+		messages := make([][]byte, talkers)
+		for i := range talkers {
+			messages[i] = make([]byte, size)
+		}
+		if err := talk(sessions, size, runIn); err != nil {
+			return score{}, fmt.Errorf("%s: %w", w.name, err)
+		}
+		return scored(w, func() (int, time.Duration, error) {
+			return repeat(talkers, seconds, func(i int) error { return bounce(sessions[i], messages[i]) })
+		})
 	}
-	return scored(w, func() (int, time.Duration, error) {
-		message := make([]byte, size)
-		return repeat(talkers, seconds, func(i int) error { return bounce(sessions[i], message) })
-	})
 }
+
+// talk has each session carry so much each way in messages of that size, in bytes.
+func talk(sessions []*net.TCPConn, size, much int) error {
+	var all errgroup.Group
+	all.SetLimit(talkers)
+	for _, c := range sessions {
+		all.Go(func() error {
+			message := make([]byte, size)
+			for sent := 0; sent < much; sent += size {
+				if err := bounce(c, message); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return all.Wait()
+}
+
+// said is how large the messages of sessions are that have talked, in bytes.
+const said = 1 << 10
 
 // memory measures what an idle session costs.
 func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Nobody asks Traefik to collect its garbage. The sessions have carried nothing: what one keeps that has carried tens of kB, such as stacks that have grown, is not measured here.")
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Then each session carries %d kB each way in messages of %d bytes, and all settle again: having talked.", runIn>>10, said)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
-		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n))
+		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, having talked", n))
 	}
 	r.head(columns...)
 	all := g.gateways()
@@ -123,21 +159,21 @@ func memory(g *ground, s settings, r *report) error {
 			if err != nil {
 				return err
 			}
-			cells = append(cells, kB(m.after), kB(m.settled))
+			cells = append(cells, kB(m.after), kB(m.settled), kB(m.talked))
 			groups[i].label = fmt.Sprintf("%d sessions", n)
-			groups[i].values = append(groups[i].values, m.settled/1024)
+			groups[i].values = append(groups[i].values, m.talked/1024)
 			m.figures(r, w)
 		}
 		r.row(cells...)
 	}
-	return r.bars("sessions.svg", "Memory of an idle session, settled", "kB resident", of(all, gateway.String), groups)
+	return r.bars("sessions.svg", "Memory of an idle session that has talked", "kB resident", of(all, gateway.String), groups)
 }
 
 func kB(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1024) }
 
 // residence is what a gateway had resident, in bytes: without a session, and for
-// each session after their handshakes and settled.
-type residence struct{ none, after, settled float64 }
+// each session after their handshakes, settled, and settled after they have talked.
+type residence struct{ none, after, settled, talked float64 }
 
 // figures adds the figures of a gateway's sessions; those of the most sessions stay.
 func (m residence) figures(r *report, w gateway) {
@@ -147,6 +183,7 @@ func (m residence) figures(r *report, w gateway) {
 	}
 	r.figure("session."+key+".after", m.after/1024, "kB")
 	r.figure("session."+key+".settled", m.settled/1024, "kB")
+	r.figure("session."+key+".talked", m.talked/1024, "kB")
 	if key == "plugin" {
 		r.figure("traefik.resident", m.none/(1<<20), "MB")
 	}
@@ -168,36 +205,48 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		if err != nil {
 			return m, err
 		}
-		none, err := g.settle(w, true)
+		none, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
-		_, end, err = openAll(w, sessions)
+		all, end, err := openAll(w, sessions)
 		defer end()
 		if err != nil {
 			return m, err
 		}
-		now, err := stack.Resident(w.pids()...)
+		after, err := stack.Resident(w.pids()...)
 		if err != nil {
 			return m, err
 		}
-		then, err := g.settle(w, false)
-		return residence{float64(none), float64(now-none) / float64(sessions), float64(then-none) / float64(sessions)}, err
+		settled, err := g.settle(w)
+		if err != nil {
+			return m, err
+		}
+		if err := talk(all, said, runIn); err != nil {
+			return m, fmt.Errorf("%s: %w", w.name, err)
+		}
+		talked, err := g.settle(w)
+		if err != nil {
+			return m, err
+		}
+		if err := talk(all, said, said); err != nil {
+			return m, fmt.Errorf("%s: not all sessions are left: %w", w.name, err)
+		}
+		each := func(resident int) float64 { return float64(resident-none) / float64(sessions) }
+		return residence{float64(none), each(after), each(settled), each(talked)}, nil
 	}
 	return m, errors.New("no gateway " + name)
 }
 
 // settle waits until a gateway's memory has not changed by a hundredth for a while,
-// two minutes at most. collect has Traefik collect its garbage first.
-func (g *ground) settle(w gateway, collect bool) (int, error) {
+// two minutes at most. Traefik is asked to collect its garbage, as Go does every two
+// minutes by itself, and gives back in the background what it does not need then.
+func (g *ground) settle(w gateway) (int, error) {
 	quiet := 5 * time.Second
 	if w.addr == g.traefik.Addr() {
-		if collect {
-			if _, err := g.traefik.LiveHeap(); err != nil {
-				return 0, err
-			}
-		} else {
-			quiet = 25 * time.Second
+		quiet = 25 * time.Second
+		if _, err := g.traefik.LiveHeap(); err != nil {
+			return 0, err
 		}
 	}
 	last, since := 0, time.Now()
@@ -221,29 +270,22 @@ func (g *ground) settle(w gateway, collect bool) (int, error) {
 // often it ran.
 func repeat(goroutines, seconds int, one func(i int) error) (int, time.Duration, error) {
 	var count atomic.Int64
-	errs := make(chan error, goroutines)
-	var all sync.WaitGroup
+	var all errgroup.Group
 	start := time.Now()
 	over := start.Add(time.Duration(seconds) * time.Second)
 	for i := range goroutines {
-		all.Go(func() {
+		all.Go(func() error {
 			for time.Now().Before(over) {
 				if err := one(i); err != nil {
-					errs <- err
-					return
+					return err
 				}
 				count.Add(1)
 			}
+			return nil
 		})
 	}
-	all.Wait()
-	took := time.Since(start)
-	select {
-	case err := <-errs:
-		return 0, took, err
-	default:
-		return int(count.Load()), took, nil
-	}
+	err := all.Wait()
+	return int(count.Load()), time.Since(start), err
 }
 
 // openAll opens so many sessions; end closes them.
@@ -257,27 +299,15 @@ func openAll(w gateway, count int) (sessions []*net.TCPConn, end func(), err err
 			}
 		}
 	}
-	var next atomic.Int64
-	errs := make(chan error, handshakers)
-	var all sync.WaitGroup
-	for range handshakers {
-		all.Go(func() {
-			for i := next.Add(1) - 1; i < int64(count); i = next.Add(1) - 1 {
-				c, err := begin(w)
-				if err != nil {
-					errs <- err
-					return
-				}
-				sessions[i] = c
-			}
+	var all errgroup.Group
+	all.SetLimit(handshakers)
+	for i := range sessions {
+		all.Go(func() (err error) {
+			sessions[i], err = begin(w)
+			return err
 		})
 	}
-	all.Wait()
-	select {
-	case err = <-errs:
-	default:
-	}
-	return sessions, end, err
+	return sessions, end, all.Wait()
 }
 
 // begin opens a session.

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
@@ -110,37 +113,48 @@ func coldLookups(g *ground, s settings, r *report) error {
 
 // throughput compares routes of the plugin with a route of Traefik's own.
 func throughput(g *ground, s settings, r *report) error {
+	if err := g.putRoutes(slices.Max(s.routes)); err != nil {
+		return err
+	}
+	all := g.gateways()[:2]
+	results, err := contest(s, g.renew, all, of(s.routes, g.anyOf)...)
+	if err != nil {
+		return err
+	}
 	r.line("")
 	r.line("## Known routes, compared with a static Traefik route")
 	r.line("")
-	r.line("Requests a second (`%s`), %d rounds in turns, medians; each request asks for a route at random.", g.load.command(s.seconds), s.rounds)
-	r.head("routes", "static", "plugin", "plugin / static", "rounds: static", "rounds: plugin")
-	for _, routes := range s.routes {
-		if err := g.know(routes); err != nil {
-			return err
-		}
-		static, plugin, err := compare(s.rounds,
-			func() (float64, error) { return g.load.run(g.traefik.URL(), "/static", routes, s.seconds) },
-			func() (float64, error) { return g.load.run(g.traefik.URL(), "/ws", routes, s.seconds) })
-		if err != nil {
-			return err
-		}
-		r.row(fmt.Sprint(routes), rate(median(static)), rate(median(plugin)),
-			fmt.Sprintf("%.2f", median(plugin)/median(static)), ratesOf(static), ratesOf(plugin))
-		r.figure(fmt.Sprintf("routes.%d.static.rate", routes), median(static), "1/s")
-		r.figure(fmt.Sprintf("routes.%d.plugin.rate", routes), median(plugin), "1/s")
+	r.line("Requests a second (`%s`), %d rounds in turns, each with a Traefik started anew, medians; each request asks for a route at random.", g.load.command(s.seconds), s.rounds)
+	r.head(heads("routes", "requests")...)
+	for i, routes := range s.routes {
+		r.results(fmt.Sprintf("routes.%d", routes), strconv.Itoa(routes), all, results[i])
 	}
 	return nil
 }
 
+// anyOf has clients ask for one of so many routes at random, which the plugin knows.
+func (g *ground) anyOf(routes int) trial {
+	return func(w gateway, seconds int) (score, error) {
+		if err := g.learn(routes); err != nil {
+			return score{}, err
+		}
+		return scored(w, func() (int, time.Duration, error) {
+			return g.load.run(g.traefik.URL(), w.path, routes, seconds)
+		})
+	}
+}
+
 // outage compares a known route while Redis hangs with the same before.
 func outage(g *ground, s settings, r *report) error {
-	if err := g.know(1); err != nil {
+	if err := g.putRoutes(1); err != nil {
 		return err
 	}
 	asker := newAsker(g)
 	lost := 0
-	known := func() (float64, error) { return g.load.run(g.traefik.URL(), "/ws", 1, s.seconds) }
+	known := func() (float64, error) {
+		count, took, err := g.load.run(g.traefik.URL(), "/ws", 1, s.seconds)
+		return float64(count) / took.Seconds(), err
+	}
 	there, stopped, err := compare(s.rounds, known, func() (perSecond float64, err error) {
 		if err := g.redis.Pause(); err != nil {
 			return 0, err
@@ -192,35 +206,35 @@ func (g *ground) put(name, address string) error {
 	return err
 }
 
-// know makes the routes n1, n2, … to the node and has the plugin learn them.
-func (g *ground) know(routes int) error {
+// putRoutes makes the routes n1, n2, … to the node.
+func (g *ground) putRoutes(routes int) error {
 	for i := range routes {
 		if err := g.put(fmt.Sprintf("n%d", i+1), g.node.Addr()); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// learn has the plugin learn the routes n1, n2, … that it does not know yet.
+func (g *ground) learn(routes int) error {
 	const askers = 16
 	var next atomic.Int64
-	errs := make(chan error, askers)
-	var all sync.WaitGroup
+	next.Store(int64(g.learned))
+	g.learned = max(g.learned, routes)
+	var all errgroup.Group
 	for range askers {
-		all.Go(func() {
+		all.Go(func() error {
 			asker := newAsker(g)
 			for i := next.Add(1); i <= int64(routes); i = next.Add(1) {
 				if _, err := asker.ask(fmt.Sprintf("n%d", i)); err != nil {
-					errs <- err
-					return
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	all.Wait()
-	select {
-	case err := <-errs:
-		return err
-	default:
-		return nil
-	}
+	return all.Wait()
 }
 
 // asker is a client with one connection.

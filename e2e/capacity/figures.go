@@ -15,10 +15,10 @@ type figures struct {
 	handshake float64 // µs of Traefik's CPU for a handshake
 	message   float64 // µs of Traefik's CPU for 128 bytes to the node and back
 
-	session  float64 // kB resident for an idle session, settled
-	fresh    float64 // the same right after the handshakes, their garbage included
-	static   float64 // kB for a session of a static Traefik route, settled
+	session  float64 // kB resident for an idle session that has talked, settled
+	static   float64 // the same for a static Traefik route
 	nginx    float64 // the same for nginx; 0: it was not measured
+	fresh    float64 // kB resident for a session right after the handshakes, their garbage included
 	baseline float64 // MB resident of a Traefik with the plugin and no session
 
 	lookup float64 // ms that a request takes longer whose route is not known
@@ -37,10 +37,10 @@ var wanted = []figure{
 	{"http.plugin.cpu", "µs", "CPU of Traefik for a plain request", false, func(f *figures) *float64 { return &f.request }},
 	{"handshake.plugin.cpu", "µs", "CPU of Traefik for a handshake", false, func(f *figures) *float64 { return &f.handshake }},
 	{"message.128.plugin.cpu", "µs", "CPU of Traefik for a message of 128 B to the node and back", false, func(f *figures) *float64 { return &f.message }},
-	{"session.plugin.settled", "kB", "resident memory of an idle session, settled", false, func(f *figures) *float64 { return &f.session }},
-	{"session.plugin.after", "kB", "the same right after the handshakes, before their garbage is collected", false, func(f *figures) *float64 { return &f.fresh }},
-	{"session.static.settled", "kB", "resident memory of an idle session of a static Traefik route, settled", false, func(f *figures) *float64 { return &f.static }},
-	{"session.nginx.settled", "kB", "the same for nginx with the OpenResty configuration", true, func(f *figures) *float64 { return &f.nginx }},
+	{"session.plugin.talked", "kB", "resident memory of an idle session that has talked, settled", false, func(f *figures) *float64 { return &f.session }},
+	{"session.static.talked", "kB", "the same for one of a static Traefik route", false, func(f *figures) *float64 { return &f.static }},
+	{"session.nginx.talked", "kB", "the same for one of nginx with the OpenResty configuration", true, func(f *figures) *float64 { return &f.nginx }},
+	{"session.plugin.after", "kB", "resident memory of a session right after the handshakes, before it talks and before their garbage is collected", false, func(f *figures) *float64 { return &f.fresh }},
 	{"lookup.cold", "ms", "what a request takes longer whose route is not known", false, func(f *figures) *float64 { return &f.lookup }},
 	{"traefik.resident", "MB", "resident memory of a Traefik with the plugin and no session", false, func(f *figures) *float64 { return &f.baseline }},
 }
