@@ -335,8 +335,9 @@ func decline(w http.ResponseWriter, r *http.Request, nodes *forwarder, t *tunnel
 	var body io.ReadCloser = &declined{ReadCloser: response.Body, client: r.Context()}
 	response.Body = body
 	var transport http.RoundTripper = &answered{response}
-	unchanged := func(_ *http.Request) {}
-	proxy := &httputil.ReverseProxy{Director: unchanged, Transport: transport, FlushInterval: nodes.flush, BufferPool: pooled}
+	// The proxy would answer 502 by itself to a name of a protocol that is not ASCII.
+	noHandshake := func(out *http.Request) { delete(out.Header, "Upgrade") }
+	proxy := &httputil.ReverseProxy{Director: noHandshake, Transport: transport, FlushInterval: nodes.flush, BufferPool: pooled}
 	proxy.ServeHTTP(w, r)
 }
 

@@ -205,6 +205,21 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 	}
 }
 
+func TestAProtocolThatIsNoTextIsForTheNodeToDecline(t *testing.T) {
+	decline := func(conn net.Conn, _ *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nbanned")
+	}
+	gateway := sessionGateway(t, rawNode(t, decline))
+	_, reader := rawClient(t, gateway, strings.Replace(handshakeText(wgamed), "websocket", "web\xffsocket", 1))
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(response.Body); response.StatusCode != 403 || string(body) != "banned" || err != nil {
+		t.Errorf("got %d %q, %v", response.StatusCode, body, err)
+	}
+}
+
 func TestADeclinedAnswerEndsWithItsClient(t *testing.T) {
 	ended := make(chan error, 1)
 	begin := func(conn net.Conn, reader *bufio.Reader, _ string) {
