@@ -21,12 +21,14 @@ const (
 	longStint   = 4 << 20   // the same with the large one
 )
 
-// A direction that has as much as this to read at once, in bytes, has much to carry:
-// the large buffer saves it three system calls of four, or more. One that is silent for
-// quiet, half of the shortest websocket.idleTimeout, gives the buffer back.
+// A direction that has as much as this to read at once after a small buffer full, in
+// bytes, has much to carry: the large buffer saves it three system calls of four, or
+// more. It gives the buffer back when it carries less than that holds for the time of
+// quiet, which is as long as it may be with the shortest websocket.idleTimeout: see
+// untold.
 const (
 	much  = 4 * smallBuffer
-	quiet = minIdleTimeout / 2
+	quiet = minIdleTimeout / 3
 )
 
 // lastWords is how long one side of a session may go on after the other has said
@@ -38,7 +40,7 @@ const lastWords = 30 * time.Second
 type tunnel struct {
 	client  net.Conn // nil: it has not started
 	node    net.Conn
-	half    atomic.Bool   // one side is done
+	half    atomic.Int64  // Unix nanoseconds: until when the other side may go on; 0: none is done
 	ended   atomic.Int32  // directions that do not go on
 	place   *crowd        // in the census; nil: it has none yet
 	watched *watched      // with websocket.closeOnRouteChange
@@ -51,6 +53,17 @@ type tunnel struct {
 type silence struct {
 	limit time.Duration
 	since atomic.Int64 // Unix nanoseconds
+}
+
+// untold is how long it may take until what a direction has carried is known, with
+// websocket.idleTimeout.
+func (s *silence) untold() time.Duration { return s.limit / 3 }
+
+// note notes that a session has carried something.
+func (t *tunnel) note(carried int64) {
+	if carried > 0 && t.silence != nil {
+		t.silence.since.Store(time.Now().UnixNano())
+	}
 }
 
 // tunnels hands sessions over to the goroutine that starts them. Yaegi: a
@@ -82,8 +95,8 @@ func relayAll() {
 		down.src = &io.LimitedReader{R: t.node, N: stint}
 		down.small = make([]byte, smallBuffer)
 		if t.silence != nil {
-			wake(up, t.silence.limit/2)
-			wake(down, t.silence.limit/2)
+			wake(up, t.silence.untold())
+			wake(down, t.silence.untold())
 		}
 		up.again <- true
 		down.again <- true
@@ -108,10 +121,10 @@ type direction struct {
 
 // pump carries one direction, stint by stint, by compiled code. It is all that an idle
 // session waits in, twice. Yaegi: each expression in it costs the session 40 bytes or
-// more, a defer would cost a quarter of a kilobyte, and one more call around what waits
-// stacks of 8 kB rather than 4, for good: so another goroutine takes stock after each
-// stint. This one stays: frames that are made anew, amid what was thrown away meanwhile,
-// keep the pages of that.
+// more, and a defer would cost a quarter of a kilobyte. One more call, even a single one,
+// would have its stack grow from 4 kB to 8, for good: so another goroutine takes stock
+// after each stint. This one stays until the end: one begun anew for each stint would
+// have its frame among what was thrown away meanwhile, and keep those pages in memory.
 func pump(d *direction) {
 	for <-d.again {
 		d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.small)
@@ -138,7 +151,7 @@ func takeStock(d *direction) {
 	t := d.t
 	next := int64(0)
 	if t.silence != nil && stays(t, d.carried, d.err) {
-		next = stint
+		next = d.src.N
 	} else if d.err == nil && d.src.N == 0 {
 		next, d.err = look(d)
 	}
@@ -150,37 +163,43 @@ func takeStock(d *direction) {
 	d.src.N = next
 	pause := time.Duration(0)
 	if t.silence != nil {
-		pause = t.silence.limit / 2
+		pause = t.silence.untold()
 	}
 	wake(d, pause)
 	d.again <- true
 }
 
 // stays notes when a session with websocket.idleTimeout has carried something. True:
-// the stint was broken off for that, and the session has not been silent for too long;
-// it ends when neither direction has carried anything for all of the limit.
-func stays(t *tunnel, n int64, err error) bool {
-	now := time.Now().UnixNano()
-	if n > 0 {
-		t.silence.since.Store(now)
-	}
-	return errors.Is(err, os.ErrDeadlineExceeded) && !t.half.Load() && now-t.silence.since.Load() < int64(t.silence.limit)
+// the stint was only broken off to tell that, and the session has not been silent for
+// too long. What the other direction has carried may be untold as yet: if nothing was
+// noted for the limit and as long as that, then there was silence for all of the limit.
+func stays(t *tunnel, carried int64, err error) bool {
+	t.note(carried)
+	most := t.silence.limit + t.silence.untold()
+	return mayGoOn(t, err) && time.Now().UnixNano()-t.silence.since.Load() < int64(most)
 }
 
-// wake breaks a direction's wait for something to carry off after a time; 0: never.
-// With websocket.idleTimeout that has to be, since what is carried in a stint cannot
-// be seen from outside.
+// mayGoOn tells whether a direction's wait was only broken off by wake.
+func mayGoOn(t *tunnel, err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	until := t.half.Load()
+	return until == 0 || time.Now().UnixNano() < until
+}
+
+// wake has a direction wait for something to carry for so long at the most; 0: as long
+// as it takes. When one side is done, the other has the time that it was given then.
 func wake(d *direction, after time.Duration) {
 	at := time.Time{}
 	if after > 0 {
 		at = time.Now().Add(after)
 	}
-	if d.t.half.Load() { // its time is measured
-		return
+	if d.t.half.Load() == 0 {
+		_ = d.from.SetReadDeadline(at)
 	}
-	_ = d.from.SetReadDeadline(at)
-	if d.t.half.Load() { // meanwhile
-		_ = d.from.SetReadDeadline(time.Now().Add(lastWords))
+	if until := d.t.half.Load(); until != 0 { // maybe only since then
+		_ = d.from.SetReadDeadline(time.Unix(0, until))
 	}
 }
 
@@ -225,9 +244,10 @@ func saidDone(d *direction) bool {
 	if !closeWrite(d.to) {
 		return false
 	}
-	d.t.half.Store(true)
-	_ = d.to.SetReadDeadline(time.Now().Add(lastWords))
-	_ = d.from.SetWriteDeadline(time.Now().Add(lastWords))
+	until := time.Now().Add(lastWords)
+	d.t.half.Store(until.UnixNano())
+	_ = d.to.SetReadDeadline(until)
+	_ = d.from.SetWriteDeadline(until)
 	return true
 }
 
@@ -235,9 +255,8 @@ func saidDone(d *direction) bool {
 var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, largeBuffer) }}
 
 // look sees after a stint whether the direction has much to carry: what comes next
-// fills the small buffer, and is much then. If so, it carries on with a large buffer
-// until there is silence. It returns how long the next stint with the small buffer
-// is, 0 where d.from is done.
+// fills the small buffer, and is much then. If so, it carries on with a large buffer.
+// It returns how long the next stint with the small buffer is; 0: there is none.
 func look(d *direction) (int64, error) {
 	wake(d, quiet)
 	n, err := pass(d, d.small)
@@ -251,24 +270,25 @@ func look(d *direction) (int64, error) {
 	if err != nil || n < much {
 		return afterwards(d, stint, err)
 	}
-	return afterwards(d, smallBuffer, carryMuch(d, buffer)) // there is more than that when there is something again
+	return carryMuch(d, buffer)
 }
 
-// carryMuch carries with a large buffer until there is silence, which is the error
-// of a time that has run out, or the direction comes to its end.
-func carryMuch(d *direction, buffer []byte) error {
+// carryMuch carries with a large buffer for as long as that pays. It returns what look
+// returns: after silence a short stint, for what had much to carry once is likely to have
+// it again; else the usual one.
+func carryMuch(d *direction, buffer []byte) (int64, error) {
 	for {
 		wake(d, quiet)
 		d.src.N = longStint
 		carried, err := io.CopyBuffer(d.dst, d.src, buffer)
-		if carried > 0 && d.t.silence != nil {
-			d.t.silence.since.Store(time.Now().UnixNano())
-		}
-		if err == nil && carried < longStint {
-			return io.EOF
-		}
-		if err != nil && (carried == 0 || !isTimeout(err)) {
-			return err
+		d.t.note(carried)
+		switch {
+		case err == nil && carried < longStint:
+			return 0, nil
+		case err != nil && carried == 0:
+			return afterwards(d, smallBuffer, err)
+		case err != nil && (carried < largeBuffer || !errors.Is(err, os.ErrDeadlineExceeded)):
+			return afterwards(d, stint, err)
 		}
 	}
 }
@@ -280,6 +300,7 @@ func pass(d *direction, buffer []byte) (int, error) {
 		if _, failed := d.to.Write(buffer[:n]); failed != nil {
 			return n, failed
 		}
+		d.t.note(int64(n))
 	}
 	return n, err
 }
@@ -288,7 +309,7 @@ func pass(d *direction, buffer []byte) (int, error) {
 // direction has come to its end.
 func afterwards(d *direction, next int64, err error) (int64, error) {
 	switch {
-	case err == nil || isTimeout(err) && !d.t.half.Load():
+	case err == nil || mayGoOn(d.t, err):
 		return next, nil
 	case err == io.EOF:
 		return 0, nil

@@ -10,8 +10,8 @@ import (
 // without any of it costs the least.
 type WebSocketConfig struct {
 	// IdleTimeout closes a session that has been silent this long, in both
-	// directions; it is looked at twice within that time, so half as much may
-	// be added. At least "1s". Default "0s": never.
+	// directions; what they carry is looked at three times within that time, so up
+	// to as much again may be added. At least "1s". Default "0s": never.
 	IdleTimeout string `json:"idleTimeout,omitempty"`
 	// MaxPerNode is how many sessions a node may hold through this Traefik, over
 	// all routers; those that have been begun count. Default 0: no limit.

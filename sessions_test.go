@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -278,7 +279,7 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 	} {
 		talker, gatewayOfClient := tcpPair(t)
 		listener, gatewayOfNode := tcpPair(t)
-		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: enter(everybody, "one side", 0), silence: &silence{limit: minIdleTimeout / 2}}
+		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: enter(everybody, "one side", 0), silence: &silence{limit: minIdleTimeout}}
 		if c.fromNode {
 			session.client = gatewayOfNode
 			session.node = gatewayOfClient
@@ -288,7 +289,7 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 		said := make([]byte, c.size)
 		heard := make([]byte, c.size)
 		write := func() { _, _ = talker.Write(said) }
-		for begin := time.Now(); time.Since(begin) < 3*session.silence.limit; {
+		for begin := time.Now(); time.Since(begin) < 5*session.silence.limit/2; {
 			go write()
 			if _, err := io.ReadFull(listener, heard); err != nil {
 				t.Fatalf("%s: %v", c.name, err)
@@ -299,6 +300,37 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 			t.Errorf("%s: after it fell silent: %v", c.name, err)
 		}
 		wantSessions(t, "one side", 0)
+	}
+}
+
+// What a direction has carried is known by and by: the other one does not take that for
+// silence.
+func TestSilenceIsWhatIsCertain(t *testing.T) {
+	limit := time.Hour
+	for _, c := range []struct {
+		name     string
+		since    time.Duration
+		carried  int64
+		err      error
+		lastWord time.Duration // from now until the end of what half a session has; 0: it is whole
+		want     bool
+	}{
+		{"nothing for long", limit + limit/3, 0, os.ErrDeadlineExceeded, 0, false},
+		{"something may be untold", limit + limit/4, 0, os.ErrDeadlineExceeded, 0, true},
+		{"this direction has carried", 2 * limit, 1, os.ErrDeadlineExceeded, 0, true},
+		{"the end", 0, 1, nil, 0, false},
+		{"a time-out of the system's", 0, 1, &net.DNSError{IsTimeout: true}, 0, false},
+		{"half, with time left", 0, 0, os.ErrDeadlineExceeded, time.Minute, true},
+		{"half, with none left", 0, 0, os.ErrDeadlineExceeded, -time.Minute, false},
+	} {
+		session := &tunnel{silence: &silence{limit: limit}}
+		session.silence.since.Store(time.Now().Add(-c.since).UnixNano())
+		if c.lastWord != 0 {
+			session.half.Store(time.Now().Add(c.lastWord).UnixNano())
+		}
+		if got := stays(session, c.carried, c.err); got != c.want {
+			t.Errorf("%s: stays: %v", c.name, got)
+		}
 	}
 }
 

@@ -298,6 +298,7 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		{"little", smallBuffer - 1, false, stint},
 		{"a little more", smallBuffer + much - 1, false, stint},
 		{"much", smallBuffer + much, false, smallBuffer},
+		{"a little more than the large buffer", smallBuffer + largeBuffer + 1, false, stint},
 		{"more than the large buffer", 3 * largeBuffer, false, smallBuffer},
 		{"much and the end", 2 * much, true, 0},
 		{"the end", 0, true, 0},
@@ -348,5 +349,18 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		if c.want > 0 && d.src.N != c.want {
 			t.Errorf("%s: the next stint has %d bytes, want %d", c.name, d.src.N, c.want)
 		}
+	}
+}
+
+func TestWhoIsLeftHasLastWords(t *testing.T) {
+	d, _, listener := direct(t)
+	if !saidDone(d) {
+		t.Fatal("it cannot be said")
+	}
+	if rest, err := io.ReadAll(listener); len(rest) != 0 || err != nil {
+		t.Errorf("the other side hears %q, %v", rest, err)
+	}
+	if left := time.Until(time.Unix(0, d.t.half.Load())); left <= 0 || left > lastWords {
+		t.Errorf("it has %s, want %s", left, lastWords)
 	}
 }
