@@ -9,14 +9,15 @@ import (
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
 
-// routeBelow is route, but for every path below the one that it returns.
+// routeBelow is route, but for every path below the one that it returns, too. Below is
+// after a slash: /ws3 is not to take what is for /ws31.
 func routeBelow(t *testing.T, options stack.Options) string {
 	t.Helper()
 	path := route(t, options)
 	routesMu.Lock()
 	defer routesMu.Unlock()
 	name := "test" + strings.TrimPrefix(path, "/ws")
-	routes.Routers[name] = stack.Router{Rule: "PathPrefix(`" + path + "`)", Middlewares: []string{name}}
+	routes.Routers[name] = stack.Router{Rule: "Path(`" + path + "`) || PathPrefix(`" + path + "/`)", Middlewares: []string{name}}
 	must(t, traefik.Reload(routes.YAML()))
 	return path
 }
