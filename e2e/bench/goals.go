@@ -22,7 +22,7 @@ type goal struct {
 // Why a goal may not be reached.
 const (
 	byTraefik = "Traefik's own way for a request, from the connection through its chain of handlers and back, which a static route takes too, costs more than all of nginx's, so a static route falls short of it as well: [where the time goes](profile.md)"
-	bySystem  = "both ways make the same system calls for a message, eight or nine tenths of its time: [where the time goes](profile.md); with 128 bytes the rest differs by less than rounds do, and why a call with 16 kB takes a little longer in the plugin is not known"
+	bySystem  = "both ways make the same system calls for a message, eight or nine tenths of its time: [where the time goes](profile.md); why the plugin takes some hundredths more for small and middling ones is not known"
 	byStacks  = "two goroutines take 8 kB of a session: one that waits in a call of interpreted code does not fit into 2 kB, nor, with one call more around that, into 4"
 	byNumber  = "what so many entries cost in the processor's caches and in garbage collection has not been told apart yet"
 	byNoise   = "the two are too near each other for this machine: see the rounds, and the processor time beside"
