@@ -137,6 +137,7 @@ func init() {
 	_ = (*shortcuts)(nil).lead
 	_ = (*shortcuts)(nil).put
 	_ = (*shortcuts)(nil).remove
+	_ = (*silence)(nil).untold
 	_ = (*slotRange)(nil).same
 	_ = (*table)(nil).begin
 	_ = (*table)(nil).changed
@@ -169,6 +170,7 @@ func init() {
 	_ = (*template)(nil).expand
 	_ = (*trip)(nil).RoundTrip
 	_ = (*tunnel)(nil).close
+	_ = (*tunnel)(nil).note
 	_ = (*watches)(nil).add
 	_ = (*watches)(nil).remove
 	_ = (*watchman)(nil).all
