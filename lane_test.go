@@ -463,10 +463,10 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 				response.Body.Close()
 			}
 		}
-		go ask()
 		if i == 2 { // the first has left spareLanes: the second would go by the transport
 			press(to, busyNode, time.Now().Add(time.Hour))
 		}
+		go ask()
 		count := int64(opened + i)
 		soon(t, "the request", func() bool { return node.requests.Load() == count })
 		cancel()
