@@ -3,6 +3,7 @@ package dynamicforward
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -198,6 +199,28 @@ func TestEachWayThatASessionEndsGivesItsPlaceBack(t *testing.T) {
 	defer everybody.mu.Unlock()
 	if len(everybody.nodes) > 2 { // this session, and perhaps one of another test that is ending
 		t.Errorf("counts of nodes without sessions are left: %v", everybody.nodes)
+	}
+}
+
+// Both ways to end: at once, or by a goroutine, where to close takes time.
+func TestASessionThatBreaksEndsWhole(t *testing.T) {
+	for _, plain := range []bool{true, false} {
+		_, client := tcpPair(t)
+		_, node := tcpPair(t)
+		session := &tunnel{client: client, node: node, place: enter(everybody, "breaks", 0), plain: plain}
+		for i := 0; i < 2; i++ {
+			d := &direction{t: session, to: node, from: client, src: &io.LimitedReader{R: client, N: 1}, err: io.ErrUnexpectedEOF, again: make(chan bool, 1)}
+			rested <- d
+			if which, again := choose(d.again, time.After(fakeRedisPatience)); which == 1 || again != nil {
+				t.Errorf("plain %v: direction %d goes on", plain, i)
+			}
+			for side, conn := range []net.Conn{client, node} {
+				if err := conn.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+					t.Errorf("plain %v: after direction %d, connection %d: %v", plain, i, side, err)
+				}
+			}
+			wantSessions(t, "breaks", 1-i)
+		}
 	}
 }
 

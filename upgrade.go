@@ -131,15 +131,11 @@ func bound(t *tunnel, m *middleware, a *attempt, to *way, r *http.Request) *outc
 }
 
 // noAnswer says why a handshake has got no answer in time, or none that can be read.
-func noAnswer(ctx context.Context, head *io.LimitedReader, err, failure error) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
+func noAnswer(head *io.LimitedReader, err, failure error) error {
+	if err != nil {
 		return err
-	default:
-		return answerError(failure, head)
 	}
+	return answerError(failure, head)
 }
 
 // nodeFull says that a node has no place for the session.
@@ -377,26 +373,24 @@ func passAllOn(from io.Reader, to io.Writer, early []byte) error {
 	return nil
 }
 
-// unwrapped returns what a connection wraps that Traefik's entry point has looked
-// into, or nil: it looked through a reader of 4 kB whether the client speaks TLS, which
-// would stay for as long as the session. Something of the client's may wait there only
-// if more waits before it: net/http reads one more byte while a request is served, and
-// a wrapped reader reads all that there is.
-func unwrapped(client net.Conn) net.Conn {
-	wrapper := reflect.Indirect(reflect.ValueOf(client))
-	if wrapper.Type().String() != "tcp.peekConn" {
-		return nil
+// wrapping returns the field with what connections of that kind wrap, if Traefik's entry
+// point has looked into them, else -1: it looked through a reader of 4 kB whether the client
+// speaks TLS, which would stay for as long as the session. Something of the client's may
+// wait there only if more waits before it: net/http reads one more byte while a request is
+// served, and a wrapped reader reads all that there is.
+func wrapping(kind reflect.Type) int {
+	if kind.String() != "*tcp.peekConn" {
+		return -1
 	}
-	field := wrapper.FieldByName("WriteCloser")
-	if !field.IsValid() {
-		return nil
+	field, some := kind.Elem().FieldByName("WriteCloser")
+	if !some || len(field.Index) != 1 || !field.Type.Implements(netConn) {
+		return -1
 	}
-	inner, ok := field.Interface().(net.Conn)
-	if !ok {
-		return nil
-	}
-	return inner
+	return field.Index[0]
 }
+
+// netConn is the type net.Conn.
+var netConn = reflect.TypeOf((*net.Conn)(nil)).Elem()
 
 // passOn writes what a reader has buffered.
 func passOn(w io.Writer, reader *bufio.Reader) error {

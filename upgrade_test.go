@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/traefik/genconf/dynamic"
 )
 
 // rawNode is a node that hands each connection, with its handshake read, to
@@ -235,6 +237,56 @@ func TestADeclinedAnswerEndsWithItsClient(t *testing.T) {
 	client.Close()
 	if err := <-ended; isTimeout(err) {
 		t.Error("the node goes on answering a client that has gone")
+	}
+}
+
+// Who breaks it off, the client or responseHeaderTimeout, makes no difference to the node;
+// and the handshakes that the same ushers take afterwards are left alone.
+func TestAHandshakeThatIsBrokenOffEndsAtTheNode(t *testing.T) {
+	begun := make(chan bool, 1)
+	ended := make(chan error, 1)
+	agrees := false
+	hang := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		if agrees {
+			_, _ = io.WriteString(conn, switching)
+		}
+		begun <- true
+		_, err := io.Copy(conn, reader)
+		ended <- err
+	}
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", rawNode(t, hang))
+	config := testConfig(redis.addr)
+	config.ServersTransport = &dynamic.ServersTransport{}
+	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: "1s"}
+	gateway := testGateway(t, config)
+	for i := 0; i < 4; i++ {
+		client, reader := rawClient(t, gateway, handshakeText(wgamed))
+		<-begun
+		if i%2 == 0 {
+			client.Close()
+		} else if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 504 {
+			t.Errorf("too late: got %v, %v", response, err)
+		}
+		if err := <-ended; isTimeout(err) {
+			t.Fatalf("%d: the node goes on with a handshake that has been broken off", i)
+		}
+	}
+	agrees = true
+	for i := 0; i < 2*maxUshers; i++ {
+		client, reader := rawClient(t, gateway, handshakeText(wgamed))
+		if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 101 {
+			t.Fatalf("afterwards: got %v, %v", response, err)
+		}
+		<-begun
+		if _, err := io.WriteString(client, "hi"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(reader, make([]byte, 2)); err != nil {
+			t.Fatalf("afterwards: %v", err)
+		}
+		client.Close()
+		<-ended
 	}
 }
 

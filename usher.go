@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"reflect"
 	"strings"
 )
 
@@ -19,8 +20,9 @@ import (
 // anew, and to make hundreds of them took longer than what a handshake uses them for. An
 // usher's goroutine makes its frame once; a turn of its loop makes the variables that it
 // declares, and nothing else. That is why all that most handshakes come through stands in
-// one function, work; what few need stands in functions of its own. An usher without work
-// keeps what its last handshake has left in its frame until the next one.
+// one function, work, with its variables before the loop; what few need stands in functions
+// of its own. An usher without work keeps what its last handshake has left in its frame
+// until the next one.
 type usher struct {
 	begin chan bool
 	done  chan *outcome
@@ -72,6 +74,40 @@ func hireUshers() {
 // work is an usher's goroutine.
 func work(u *usher) {
 	defer resign(u)
+	var (
+		m                          *middleware
+		a                          *attempt
+		w                          http.ResponseWriter
+		r, out                     *http.Request
+		header, more               http.Header
+		connection, before, agreed []string
+		usual                      bool
+		to                         *way
+		t                          *tunnel
+		place                      *crowd
+		g                          *gate
+		ctx, limited               context.Context
+		cancel                     context.CancelFunc
+		conn, taken, inner         net.Conn
+		text, client               string
+		rest                       *bytes.Buffer
+		stop                       func() bool
+		head                       *io.LimitedReader
+		reader                     *bufio.Reader
+		buffered                   *bufio.ReadWriter
+		response                   *http.Response
+		result                     *outcome
+		err, failure               error
+		kind, known                reflect.Type // of taken, and of the one before
+		field                      int          // of known: see wrapping
+	)
+	// A handshake that is broken off has its connection closed by another goroutine, which
+	// has to be through before conn is the next one's.
+	gone := make(chan bool, 1)
+	giveUp := context.CancelFunc(func() {
+		conn.Close()
+		gone <- true
+	})
 	for len(ushers) < maxUshers { // continue: the handshake at hand has come to its end
 		u.t = nil
 		ushers <- u
@@ -79,14 +115,13 @@ func work(u *usher) {
 		if len(ushers) == 0 {
 			wanted <- true
 		}
-		m := u.m
-		a := u.a
-		w := u.w
-		r := u.r
-		header := r.Header
-		connection := header["Connection"]
-		usual := len(connection) == 1 && connection[0] == "Upgrade" // as Traefik's entry point leaves it
-		var to *way
+		m = u.m
+		a = u.a
+		w = u.w
+		r = u.r
+		header = r.Header
+		connection = header["Connection"]
+		usual = len(connection) == 1 && connection[0] == "Upgrade" // as Traefik's entry point leaves it
 		if a == nil {
 			m.short.mu.RLock()
 			to = m.short.known[r.URL.RawQuery]
@@ -102,10 +137,10 @@ func work(u *usher) {
 		}
 
 		// A place among the sessions of the node, as take gives it.
-		t := &tunnel{}
+		t = &tunnel{}
 		u.t = t
 		everybody.mu.Lock()
-		place := everybody.nodes[to.gate.address]
+		place = everybody.nodes[to.gate.address]
 		if place == nil || to.maxSessions > 0 {
 			place = take(everybody, to.gate.address, to.maxSessions)
 		} else {
@@ -119,10 +154,8 @@ func work(u *usher) {
 		}
 
 		// A connection to it, as dial makes it.
-		g := to.gate
-		ctx := r.Context()
-		var conn net.Conn
-		var err error
+		g = to.gate
+		ctx = r.Context()
 		if g.load.Add(1) > maxDials || !g.literal {
 			conn, err = g.dialInTurn(ctx)
 		} else {
@@ -144,16 +177,17 @@ func work(u *usher) {
 
 		// The handshake as the node gets it: as the client sent it, but for the headers
 		// that Traefik's own proxy changes too. The request stays as it is.
-		out := r
+		out = r
 		if !to.asSent {
 			out = directed(r, to)
 		}
 		if !usual {
 			header = withoutNamed(header)
 		}
-		text := r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
-		client, _, _ := net.SplitHostPort(r.RemoteAddr)
-		if before := header["X-Forwarded-For"]; before != nil {
+		text = r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
+		client, _, _ = net.SplitHostPort(r.RemoteAddr)
+		before = header["X-Forwarded-For"]
+		if before != nil {
 			client = forwardedFor(before, client)
 		}
 		if client != "" {
@@ -162,32 +196,34 @@ func work(u *usher) {
 		if r.Header["Te"] != nil || r.Method != http.MethodGet {
 			text += rareHeaders(r.Method, r.Header["Te"])
 		}
-		rest := &bytes.Buffer{}
+		rest = &bytes.Buffer{}
 		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
 		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
 
 		// The answer: its head, and what came with it waits in reader. The client may go
 		// away meanwhile; it may have sent something already, which waits.
-		limited, cancel := context.WithTimeout(ctx, to.patience)
-		stop := context.AfterFunc(limited, closing(conn))
+		limited, cancel = context.WithTimeout(ctx, to.patience)
+		stop = context.AfterFunc(limited, giveUp)
 		_, err = conn.Write([]byte(text))
-		head := &io.LimitedReader{R: conn, N: maxAnswerHead}
-		reader := bufio.NewReaderSize(head, answerBuffer)
-		response, failure := http.ReadResponse(reader, r)
+		head = &io.LimitedReader{R: conn, N: maxAnswerHead}
+		reader = bufio.NewReaderSize(head, answerBuffer)
+		response, failure = http.ReadResponse(reader, r)
 		if failure == nil && response.StatusCode < 200 {
-			agreed := response.Header["Upgrade"]
+			agreed = response.Header["Upgrade"]
 			if response.StatusCode != http.StatusSwitchingProtocols || len(agreed) == 0 || agreed[0] != r.Header["Upgrade"][0] {
 				response, failure = informational(w, r, reader, response)
 			}
 		}
-		if !stop() || err != nil || failure != nil {
-			err = noAnswer(limited, head, err, failure)
-			cancel()
-			abandon(t)
-			u.done <- &outcome{way: to, err: err}
-			continue
+		if !stop() {
+			<-gone
+			err = limited.Err()
 		}
 		cancel()
+		if err != nil || failure != nil {
+			abandon(t)
+			u.done <- &outcome{way: to, err: noAnswer(head, err, failure)}
+			continue
+		}
 		head.N = math.MaxInt64
 		if a != nil && m.debugHeaders {
 			a.debug(response.Header)
@@ -197,16 +233,18 @@ func work(u *usher) {
 			continue
 		}
 
-		// The session: the client's connection is taken over. What either side has sent
-		// already goes first.
-		taken, buffered, err := http.NewResponseController(w).Hijack()
+		// The session: the client's connection is taken over, and without what it wraps,
+		// where that can be. What either side has sent already goes first.
+		taken, buffered, err = http.NewResponseController(w).Hijack()
 		if err != nil {
 			abandon(t)
 			u.done <- &outcome{way: to, err: fmt.Errorf("the client's connection cannot be taken over: %w", err)}
 			continue
 		}
 		t.client = taken
-		if more := w.Header(); len(more) > 0 {
+		t.plain = !to.secure && r.TLS == nil && !m.sessions.bounded
+		more = w.Header()
+		if len(more) > 0 {
 			addTo(response.Header, more)
 		}
 		response.Body = nil
@@ -215,7 +253,15 @@ func work(u *usher) {
 			_ = passOn(buffered, reader)
 		}
 		err = buffered.Flush()
-		inner := unwrapped(taken)
+		kind = reflect.TypeOf(taken)
+		if kind != known {
+			known = kind
+			field = wrapping(kind)
+		}
+		inner = nil
+		if field >= 0 {
+			inner = reflect.ValueOf(taken).Elem().Field(field).Interface().(net.Conn)
+		}
 		if err != nil || inner == nil || buffered.Reader.Buffered() > 0 {
 			err = withMore(t, inner, buffered.Reader, err)
 			if err != nil {
@@ -227,7 +273,7 @@ func work(u *usher) {
 		} else {
 			t.client = inner
 		}
-		var result *outcome
+		result = nil
 		if m.sessions.bounded {
 			result = bound(t, m, a, to, r)
 		}
@@ -247,10 +293,4 @@ func resign(u *usher) {
 		abandon(u.t)
 	}
 	u.done <- &outcome{panicked: cause}
-}
-
-// closing returns what closes a connection. Yaegi: variables are a loop's and not a
-// turn's, so a closure that is made in one may close the connection of a later turn.
-func closing(conn net.Conn) func() {
-	return func() { conn.Close() }
 }
