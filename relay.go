@@ -15,10 +15,11 @@ import (
 // a small one of its own. One that has much to carry borrows a large one, the
 // size of Go's own copy buffer, until it falls silent.
 const (
-	smallBuffer = 512       // bytes
-	largeBuffer = 32 * 1024 // bytes
-	stint       = 64 * 1024 // bytes carried with the small buffer before the next look at what there is
-	longStint   = 4 << 20   // the same with the large one
+	smallBuffer = 512        // bytes
+	largeBuffer = 32 * 1024  // bytes
+	stint       = 64 * 1024  // bytes carried with the small buffer before a look at what there is
+	calmStint   = 256 * 1024 // the same after a look that has found little
+	longStint   = 4 << 20    // the same with the large one
 )
 
 // A direction that has as much as this to read at once after a small buffer full, in
@@ -156,12 +157,14 @@ func takeAllStock() {
 			go takeStock(d)
 			continue
 		}
-		if !t.shut {
+		last := t.shut
+		if !last {
 			t.shut = true
 			d.to.Close()
 			d.from.Close()
+			last = t.ended.Add(1) == 2
 		}
-		if t.ended.Add(1) == 2 { // as leave does it
+		if last { // as leave does it
 			everybody.mu.Lock()
 			t.place.count--
 			if t.place.count == 0 {
@@ -290,14 +293,14 @@ func look(d *direction) (int64, error) {
 	wake(d, quiet)
 	n, err := pass(d, d.small)
 	if err != nil || n < smallBuffer {
-		return afterwards(d, stint, err)
+		return afterwards(d, calmStint, err)
 	}
 	buffer := largeBuffers.Get().([]byte)
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
 	defer largeBuffers.Put(buffer)
 	n, err = pass(d, buffer)
 	if err != nil || n < much {
-		return afterwards(d, stint, err)
+		return afterwards(d, calmStint, err)
 	}
 	return carryMuch(d, buffer)
 }

@@ -300,7 +300,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{1, 100, smallBuffer, much, stint - 1, stint, stint + 1, 8 << 20, 3, smallBuffer} {
+	for _, size := range []int{1, 100, smallBuffer, much, stint - 1, stint, stint + 1, calmStint + 1, 8 << 20, 3, smallBuffer} {
 		sent := make([]byte, size)
 		for i := 0; i < len(sent); i += 251 {
 			sent[i] = byte(i)
@@ -346,9 +346,9 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		ends bool
 		want int64
 	}{
-		{"nothing", 0, false, stint},
-		{"little", smallBuffer - 1, false, stint},
-		{"a little more", smallBuffer + much - 1, false, stint},
+		{"nothing", 0, false, calmStint},
+		{"little", smallBuffer - 1, false, calmStint},
+		{"a little more", smallBuffer + much - 1, false, calmStint},
 		{"much", smallBuffer + much, false, smallBuffer},
 		{"a little more than the large buffer", smallBuffer + largeBuffer + 1, false, stint},
 		{"more than the large buffer", 3 * largeBuffer, false, smallBuffer},
@@ -379,7 +379,7 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		prepare func(d *direction)
 		want    int64 // bytes of the next stint; 0: none
 	}{
-		{"a little to carry", 8, func(d *direction) {}, stint},
+		{"a little to carry", 8, func(d *direction) {}, calmStint},
 		{"much to carry", 4 * much, func(d *direction) {}, smallBuffer},
 		{"the end", 8, func(d *direction) { d.src.N = 1 }, 0},
 		{"an error", 8, func(d *direction) { d.err = io.ErrClosedPipe }, 0},
