@@ -20,8 +20,7 @@ const (
 	calmCount = 100
 )
 
-// leftovers counts the sessions that have begun since there were few. The first has
-// lookLater called.
+// leftovers counts the sessions that have begun since there were few.
 type leftovers struct {
 	every time.Duration // calmAfter
 	free  func()        // debug.FreeOSMemory
@@ -30,6 +29,13 @@ type leftovers struct {
 
 // stormed is this Traefik's.
 var stormed = &leftovers{every: calmAfter, free: debug.FreeOSMemory}
+
+// countLeftovers counts a session's.
+func countLeftovers(l *leftovers) {
+	if l.begun.Add(1) == 1 {
+		l.lookLater(0)
+	}
+}
 
 // lookLater looks after a while whether the storm is over that had so many sessions
 // before.

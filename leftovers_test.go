@@ -39,16 +39,11 @@ func TestAFewSessionsGiveNothingBack(t *testing.T) {
 func TestSessionsAreLookedAtUntilTheStormIsOver(t *testing.T) {
 	freed := &atomic.Int64{}
 	l := &leftovers{every: time.Millisecond, free: func() { freed.Add(1) }}
-	begin := func() {
-		if l.begun.Add(1) == 1 {
-			l.lookLater(0)
-		}
-	}
 	for storm := int64(1); storm <= 2; storm++ {
 		for i := 0; i < stormSize; i++ {
-			begin()
+			countLeftovers(l)
 		}
-		over := func() bool { begin(); return freed.Load() >= storm && l.begun.Load() < stormSize }
+		over := func() bool { countLeftovers(l); return freed.Load() >= storm && l.begun.Load() < stormSize }
 		waitFor(t, "the end of the storm", over)
 	}
 }

@@ -18,7 +18,7 @@ const (
 	smallBuffer = 512        // bytes
 	largeBuffer = 32 * 1024  // bytes
 	stint       = 64 * 1024  // bytes carried with the small buffer before a look at what there is
-	calmStint   = 256 * 1024 // the same after a look that has found little
+	calmStint   = 256 * 1024 // the same after a look that has found little, for it costs as much as some messages do
 	longStint   = 4 << 20    // the same with the large one
 )
 
@@ -43,8 +43,7 @@ type tunnel struct {
 	node    net.Conn
 	half    atomic.Int64  // Unix nanoseconds: until when the other side may go on; 0: none is done
 	ended   atomic.Int32  // directions that do not go on
-	plain   bool          // to close its connections takes no time, and all that it holds is place
-	shut    bool          // takeAllStock has closed both
+	plain   bool          // neither side speaks TLS, whose end may take time, and place is all that it holds
 	place   *crowd        // in the census; nil: it has none yet
 	watched *watched      // with websocket.closeOnRouteChange
 	silence *silence      // with websocket.idleTimeout
@@ -79,7 +78,9 @@ var tunnels = make(chan *tunnel)
 // middleware, it would keep that one alive for good.
 func init() {
 	go relayAll()
-	go takeAllStock()
+	for i := 0; i < takers; i++ {
+		go takeAllStock()
+	}
 	go hireUshers()
 }
 
@@ -91,9 +92,7 @@ func relayAll() {
 	var up, down *direction
 	for {
 		t = <-tunnels
-		if stormed.begun.Add(1) == 1 {
-			stormed.lookLater(0)
-		}
+		countLeftovers(stormed)
 		up = &direction{t: t, to: t.node, from: t.client, again: make(chan bool, 1)}
 		up.dst = io.MultiWriter(t.node)
 		up.src = &io.LimitedReader{R: t.client, N: stint}
@@ -143,10 +142,22 @@ func pump(d *direction) {
 // rested hands over the directions that have done a stint.
 var rested = make(chan *direction)
 
-// takeAllStock has stock taken of them. Like relayAll, it knows nothing else. What most
-// sessions end by it does itself: to call a function for it costs, interpreted, a quarter
-// of what a session takes from its handshake to its end.
+// takers is how many goroutines take stock: when a node dies, the sessions of others do
+// not wait behind all of its own.
+const takers = 4
+
+// takeAllStock has stock taken of them, for good.
 func takeAllStock() {
+	for {
+		takeStockInTurn()
+	}
+}
+
+// takeStockInTurn is takeAllStock until something panics. Like relayAll, it knows nothing
+// else. It does itself what stop does to a direction that has broken, or ends after the
+// other one, where that is quick: a goroutine for it, and its calls, were nearly a
+// third of what a session, interpreted, throws away from its handshake on.
+func takeStockInTurn() {
 	defer recovered("taking stock of sessions")
 	var d *direction
 	var t *tunnel
@@ -157,14 +168,9 @@ func takeAllStock() {
 			go takeStock(d)
 			continue
 		}
-		last := t.shut
-		if !last {
-			t.shut = true
-			d.to.Close()
-			d.from.Close()
-			last = t.ended.Add(1) == 2
-		}
-		if last { // as leave does it
+		d.to.Close() // maybe again
+		d.from.Close()
+		if t.ended.Add(1) == 2 { // as leave does it
 			everybody.mu.Lock()
 			t.place.count--
 			if t.place.count == 0 {
@@ -307,7 +313,7 @@ func look(d *direction) (int64, error) {
 
 // carryMuch carries with a large buffer for as long as that pays. It returns what look
 // returns: after silence a short stint, for what had much to carry once is likely to have
-// it again; else the usual one.
+// it again; else as long a one as the first.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
 	for {
 		wake(d, quiet)

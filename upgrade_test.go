@@ -255,13 +255,17 @@ func TestAHandshakeThatIsBrokenOffEndsAtTheNode(t *testing.T) {
 		ended <- err
 	}
 	redis := newPushingRedis(t)
-	redis.hset("game-server_dev_node_wgamed", "1", rawNode(t, hang))
+	node := rawNode(t, hang)
+	_, port, _ := strings.Cut(node, ":")
+	redis.hset("game-server_dev_node_wgamed", "1", node)
+	redis.hset("game-server_dev_node_wgamed", "2", "localhost:"+port)
 	config := testConfig(redis.addr)
 	config.ServersTransport = &dynamic.ServersTransport{}
 	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: "1s"}
 	gateway := testGateway(t, config)
-	for i := 0; i < 4; i++ {
-		client, reader := rawClient(t, gateway, handshakeText(wgamed))
+	byName := strings.Replace(wgamed, "threadId=1", "threadId=2", 1)
+	for i, path := range []string{wgamed, wgamed, byName, byName} {
+		client, reader := rawClient(t, gateway, handshakeText(path))
 		<-begun
 		if i%2 == 0 {
 			client.Close()

@@ -102,7 +102,8 @@ func work(u *usher) {
 		field                      int          // of known: see wrapping
 	)
 	// A handshake that is broken off has its connection closed by another goroutine, which
-	// has to be through before conn is the next one's.
+	// has to be through before conn is the next one's. Yaegi: what is handed to AfterFunc
+	// as a function of a compiled type is not wrapped anew each time.
 	gone := make(chan bool, 1)
 	giveUp := context.CancelFunc(func() {
 		conn.Close()
@@ -242,7 +243,6 @@ func work(u *usher) {
 			continue
 		}
 		t.client = taken
-		t.plain = !to.secure && r.TLS == nil && !m.sessions.bounded
 		more = w.Header()
 		if len(more) > 0 {
 			addTo(response.Header, more)
@@ -277,6 +277,7 @@ func work(u *usher) {
 		if m.sessions.bounded {
 			result = bound(t, m, a, to, r)
 		}
+		t.plain = !to.secure && r.TLS == nil && !m.sessions.bounded
 		tunnels <- t
 		u.done <- result
 	}

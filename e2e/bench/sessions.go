@@ -92,9 +92,9 @@ func messages(g *ground, s settings, r *report) error {
 	return nil
 }
 
-// runIn is how much a session has carried each way when its messages or its memory
-// begin to count, in bytes: sessions stay for hours, and a gateway may find its pace by
-// the first of it, or keep what that took. The plugin looks after 64 kB how to go on.
+// runIn is how much a session has carried each way when its messages begin to count, in
+// bytes: sessions stay for hours, and a gateway may find its pace by the first of it. The
+// plugin looks after 64 kB how to go on, and 256 kB later again.
 const runIn = 128 << 10
 
 // chat has messages of so many bytes go there and back.
@@ -136,15 +136,20 @@ func talk(sessions []*net.TCPConn, size, much int) error {
 	return all.Wait()
 }
 
-// said is how large the messages of sessions are that have talked, in bytes.
-const said = 1 << 10
+// Sessions that have talked have carried so much each way, in messages of that size, in
+// bytes: more than the plugin carries until it has looked twice how to go on, which is what
+// may leave something in memory, and no messages that it would borrow a large buffer for.
+const (
+	spoken = 384 << 10
+	said   = 2 << 10
+)
 
 // memory measures what an idle session costs.
 func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Then each session carries %d kB each way in messages of %d bytes, and all settle again: having talked.", runIn>>10, said)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Then each session carries %d kB each way in messages of %d bytes, and all settle again: having talked.", spoken>>10, said)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, having talked", n))
@@ -222,7 +227,7 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		if err != nil {
 			return m, err
 		}
-		if err := talk(all, said, runIn); err != nil {
+		if err := talk(all, said, spoken); err != nil {
 			return m, fmt.Errorf("%s: %w", w.name, err)
 		}
 		talked, err := g.settle(w)
