@@ -18,7 +18,7 @@ const (
 	smallBuffer = 512        // bytes
 	largeBuffer = 32 * 1024  // bytes
 	stint       = 64 * 1024  // bytes carried with the small buffer before a look at what there is
-	calmStint   = 256 * 1024 // the same after a look that has found little, for it costs as much as some messages do
+	calmStint   = 256 * 1024 // the same after a look that has found little: a look costs as much as some messages
 	longStint   = 4 << 20    // the same with the large one
 )
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -222,6 +223,19 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 			wantSessions(t, "breaks", 1-i)
 		}
 	}
+}
+
+// What panics while stock is taken ends no other session's stock-taking.
+func TestStockIsTakenAfterAPanic(t *testing.T) {
+	broken := func() bool { return reflect.ValueOf(rested).TrySend(reflect.ValueOf(&direction{})) }
+	for i := 0; i <= takers; i++ {
+		waitFor(t, "somebody who takes stock", broken)
+	}
+	_, client := tcpPair(t)
+	_, node := tcpPair(t)
+	tunnels <- &tunnel{client: client, node: node, place: enter(everybody, "after a panic", 0), plain: true}
+	client.Close()
+	wantSessions(t, "after a panic", 0)
 }
 
 func TestTheLimitHoldsInARace(t *testing.T) {

@@ -375,9 +375,9 @@ func passAllOn(from io.Reader, to io.Writer, early []byte) error {
 
 // wrapping returns which field of a connection of that kind has the one that it wraps, if
 // Traefik's entry point has looked into it; else -1. It looked through a reader of 4 kB
-// whether the client speaks TLS, which would stay for as long as the session. Something of the client's may
-// wait there only if more waits before it: net/http reads one more byte while a request is
-// served, and a wrapped reader reads all that there is.
+// whether the client speaks TLS, which would stay for as long as the session. Something of
+// the client's may wait there only if more waits before it: net/http reads one more byte
+// while a request is served, and a wrapped reader reads all that there is.
 func wrapping(kind reflect.Type) int {
 	if kind.String() != "*tcp.peekConn" {
 		return -1

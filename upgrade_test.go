@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -245,9 +246,9 @@ func TestADeclinedAnswerEndsWithItsClient(t *testing.T) {
 func TestAHandshakeThatIsBrokenOffEndsAtTheNode(t *testing.T) {
 	begun := make(chan bool, 1)
 	ended := make(chan error, 1)
-	agrees := false
+	var agrees atomic.Bool
 	hang := func(conn net.Conn, reader *bufio.Reader, _ string) {
-		if agrees {
+		if agrees.Load() {
 			_, _ = io.WriteString(conn, switching)
 		}
 		begun <- true
@@ -276,7 +277,7 @@ func TestAHandshakeThatIsBrokenOffEndsAtTheNode(t *testing.T) {
 			t.Fatalf("%d: the node goes on with a handshake that has been broken off", i)
 		}
 	}
-	agrees = true
+	agrees.Store(true)
 	for i := 0; i < 2*maxUshers; i++ {
 		client, reader := rawClient(t, gateway, handshakeText(wgamed))
 		if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 101 {
