@@ -20,7 +20,8 @@ const (
 	calmCount = 100
 )
 
-// leftovers counts the sessions that have begun since there were few.
+// leftovers counts the sessions that have begun since there were few, but for those whose
+// directions had been another session's before: see pumps.
 type leftovers struct {
 	every time.Duration // calmAfter
 	free  func()        // debug.FreeOSMemory

@@ -43,6 +43,7 @@ type tunnel struct {
 	node    net.Conn
 	half    atomic.Int64  // Unix nanoseconds: until when the other side may go on; 0: none is done
 	ended   atomic.Int32  // directions that do not go on
+	broken  atomic.Bool   // one of them has closed both connections, in takeStockInTurn
 	plain   bool          // neither side speaks TLS, whose end may take time, and place is all that it holds
 	place   *crowd        // in the census; nil: it has none yet
 	watched *watched      // with websocket.closeOnRouteChange
@@ -68,55 +69,22 @@ func (t *tunnel) note(carried int64) {
 	}
 }
 
-// tunnels hands sessions over to the goroutine that starts them. Yaegi: a
-// function's frame keeps its caller's alive, up to the one that began the
-// goroutine, so what a request starts by itself keeps all that the request knew.
-// This goroutine knows nothing but the two connections.
-var tunnels = make(chan *tunnel)
-
 // What all sessions need begins when the package is loaded: begun by the first
 // middleware, it would keep that one alive for good.
 func init() {
-	go relayAll()
+	go hirePumps()
 	for i := 0; i < takers; i++ {
 		go takeAllStock()
 	}
 	go hireUshers()
 }
 
-// relayAll starts the sessions that are handed over. See usher for where its variables
-// are declared.
-func relayAll() {
-	defer recovered("starting sessions")
-	var t *tunnel
-	var up, down *direction
-	for {
-		t = <-tunnels
-		countLeftovers(stormed)
-		up = &direction{t: t, to: t.node, from: t.client, again: make(chan bool, 1)}
-		up.dst = io.MultiWriter(t.node)
-		up.src = &io.LimitedReader{R: t.client, N: stint}
-		up.small = make([]byte, smallBuffer)
-		down = &direction{t: t, to: t.client, from: t.node, again: make(chan bool, 1)}
-		down.dst = io.MultiWriter(t.client)
-		down.src = &io.LimitedReader{R: t.node, N: stint}
-		down.small = make([]byte, smallBuffer)
-		if t.silence != nil {
-			wake(up, t.silence.untold())
-			wake(down, t.silence.untold())
-		}
-		up.again <- true
-		down.again <- true
-		go pump(up)
-		go pump(down)
-	}
-}
-
-// direction is one of the two in which a session carries. What LimitedReader and
-// MultiWriter hide is that a connection has methods that would bring a buffer of 32 kB
-// of their own.
+// direction is one of the two in which a session carries, or one that has been and waits
+// among pumps to be another session's: a goroutine begun anew makes its frame, and its
+// stack has to grow. What LimitedReader and MultiWriter hide is that a connection has
+// methods that would bring a buffer of 32 kB of their own.
 type direction struct {
-	t        *tunnel
+	t        *tunnel // nil: it waits
 	to, from net.Conn
 	dst      io.Writer         // to
 	src      *io.LimitedReader // from, until the end of the stint
@@ -124,6 +92,39 @@ type direction struct {
 	carried  int64     // in the last stint
 	err      error     // that ended it
 	again    chan bool // whether there is another one
+}
+
+// maxPumps is how many directions without a session stay.
+const maxPumps = 2 * maxUshers
+
+// pumps are those without a session, and pumpsWanted says that there may be none. Some may
+// come back at the same moment and be too many; if there is no room for them they wait
+// for it.
+var (
+	pumps       = make(chan *direction, 2*maxPumps)
+	pumpsWanted = make(chan bool)
+)
+
+// hirePumps sees to it that there are always directions without a session. Yaegi: a
+// function's frame keeps its caller's alive, up to the one that began the goroutine, so
+// what a request, or an usher, starts by itself would keep all that they knew.
+func hirePumps() {
+	defer recovered("starting sessions")
+	for {
+		for len(pumps) < 2 {
+			d := newPump()
+			pumps <- d
+		}
+		<-pumpsWanted
+		countLeftovers(stormed)
+	}
+}
+
+// newPump returns a direction that waits for a session.
+func newPump() *direction {
+	d := &direction{src: &io.LimitedReader{}, small: make([]byte, smallBuffer), again: make(chan bool, 1)}
+	go pump(d)
+	return d
 }
 
 // pump carries one direction, stint by stint, by compiled code. It is all that an idle
@@ -153,7 +154,7 @@ func takeAllStock() {
 	}
 }
 
-// takeStockInTurn is takeAllStock until something panics. Like relayAll, it knows nothing
+// takeStockInTurn is takeAllStock until something panics. Like hirePumps, it knows nothing
 // else. It does itself what stop does to a direction that has broken, or ends after the
 // other one, where that is quick: a goroutine for it, and its calls, were nearly a
 // third of what a session, interpreted, throws away from its handshake on.
@@ -168,8 +169,10 @@ func takeStockInTurn() {
 			go takeStock(d)
 			continue
 		}
-		d.to.Close() // maybe again
-		d.from.Close()
+		if !t.broken.Swap(true) {
+			d.to.Close()
+			d.from.Close()
+		}
 		if t.ended.Add(1) == 2 { // as leave does it
 			everybody.mu.Lock()
 			t.place.count--
@@ -177,6 +180,11 @@ func takeStockInTurn() {
 				delete(everybody.nodes, t.place.address)
 			}
 			everybody.mu.Unlock()
+		}
+		d.t = nil
+		if len(pumps) < maxPumps {
+			pumps <- d
+			continue
 		}
 		close(d.again)
 	}

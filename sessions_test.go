@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -203,6 +204,25 @@ func TestEachWayThatASessionEndsGivesItsPlaceBack(t *testing.T) {
 	}
 }
 
+// begin starts a session between two connections that has no idleTimeout, as work does.
+func begin(session *tunnel) {
+	pump := func(from, to net.Conn) {
+		d := <-pumps
+		if len(pumps) == 0 {
+			pumpsWanted <- true
+		}
+		d.t = session
+		d.from = from
+		d.to = to
+		d.dst = io.MultiWriter(to)
+		d.src.R = from
+		d.src.N = stint
+		d.again <- true
+	}
+	pump(session.client, session.node)
+	pump(session.node, session.client)
+}
+
 // Both ways to end: at once, or by a goroutine, where to close takes time.
 func TestASessionThatBreaksEndsWhole(t *testing.T) {
 	for _, plain := range []bool{true, false} {
@@ -210,19 +230,37 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 		_, node := tcpPair(t)
 		session := &tunnel{client: client, node: node, place: enter(everybody, "breaks", 0), plain: plain}
 		for i := 0; i < 2; i++ {
-			d := &direction{t: session, to: node, from: client, src: &io.LimitedReader{R: client, N: 1}, err: io.ErrUnexpectedEOF, again: make(chan bool, 1)}
+			d := newPump()
+			d.t = session
+			d.to = node
+			d.from = client
+			d.src.N = 1
+			d.err = io.ErrUnexpectedEOF
 			rested <- d
-			if which, again := choose(d.again, time.After(fakeRedisPatience)); which == 1 || again != nil {
-				t.Errorf("plain %v: direction %d goes on", plain, i)
-			}
 			for side, conn := range []net.Conn{client, node} {
-				if err := conn.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
-					t.Errorf("plain %v: after direction %d, connection %d: %v", plain, i, side, err)
-				}
+				closed := func() bool { return errors.Is(conn.SetDeadline(time.Time{}), net.ErrClosed) }
+				waitFor(t, "plain "+strconv.FormatBool(plain)+": connection "+strconv.Itoa(side)+" to be closed", closed)
 			}
 			wantSessions(t, "breaks", 1-i)
 		}
 	}
+}
+
+func TestDirectionsWithoutASessionGo(t *testing.T) {
+	w := newSessionWorld(t, func(_ *Config) {})
+	var players []*player
+	for i := 0; i < 2*maxPumps; i++ {
+		players = append(players, w.play("/ws", "1"))
+	}
+	for _, p := range players {
+		p.wantEcho()
+		_ = p.conn.(*net.TCPConn).SetLinger(0)
+		p.conn.Close()
+	}
+	wantSessions(t, w.node, 0)
+	few := func() bool { return len(pumps) >= maxPumps && len(pumps) < maxPumps+8 } // some come back at once
+	waitFor(t, "as many directions as may stay", few)
+	w.play("/ws", "1").wantEcho()
 }
 
 // What panics while stock is taken ends no other session's stock-taking.
@@ -233,7 +271,7 @@ func TestStockIsTakenAfterAPanic(t *testing.T) {
 	}
 	_, client := tcpPair(t)
 	_, node := tcpPair(t)
-	tunnels <- &tunnel{client: client, node: node, place: enter(everybody, "after a panic", 0), plain: true}
+	begin(&tunnel{client: client, node: node, place: enter(everybody, "after a panic", 0), plain: true})
 	client.Close()
 	wantSessions(t, "after a panic", 0)
 }
@@ -304,6 +342,17 @@ func TestASilentSessionIsClosedAndOneThatIsNotIsNot(t *testing.T) {
 // One direction is enough to keep a session, either of them, and whether it says
 // little or much.
 func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
+	w := newSessionWorld(t, func(c *Config) { c.WebSocket.IdleTimeout = minIdleTimeout.String() })
+	nodes := make(chan net.Conn)
+	over := make(chan bool)
+	t.Cleanup(func() { close(over) })
+	agree := func(conn net.Conn, _ *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, switching)
+		nodes <- conn
+		<-over
+	}
+	w.node = rawNode(t, agree)
+	w.redis.move(t, wgamedKey, "1", w.node)
 	for _, c := range []struct {
 		name     string
 		fromNode bool
@@ -314,19 +363,18 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 		{"much from the client", false, 256 * 1024},
 		{"much from the node", true, 256 * 1024},
 	} {
-		talker, gatewayOfClient := tcpPair(t)
-		listener, gatewayOfNode := tcpPair(t)
-		session := &tunnel{client: gatewayOfClient, node: gatewayOfNode, place: enter(everybody, "one side", 0), silence: &silence{limit: minIdleTimeout}}
+		p := w.play("/ws", "1")
+		node := <-nodes
+		var talker io.Writer = p.conn
+		var listener io.Reader = node
 		if c.fromNode {
-			session.client = gatewayOfNode
-			session.node = gatewayOfClient
+			talker = node
+			listener = p.reader
 		}
-		session.silence.since.Store(time.Now().UnixNano())
-		tunnels <- session
 		said := make([]byte, c.size)
 		heard := make([]byte, c.size)
 		write := func() { _, _ = talker.Write(said) }
-		for begin := time.Now(); time.Since(begin) < 5*session.silence.limit/2; {
+		for begin := time.Now(); time.Since(begin) < 5*minIdleTimeout/2; {
 			go write()
 			if _, err := io.ReadFull(listener, heard); err != nil {
 				t.Fatalf("%s: %v", c.name, err)
@@ -336,7 +384,7 @@ func TestASessionOnWhichOneSideTalksIsNotSilent(t *testing.T) {
 		if _, err := listener.Read(heard); err != io.EOF {
 			t.Errorf("%s: after it fell silent: %v", c.name, err)
 		}
-		wantSessions(t, "one side", 0)
+		wantSessions(t, w.node, 0)
 	}
 }
 

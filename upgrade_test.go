@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -419,5 +420,38 @@ func TestWhoIsLeftHasLastWords(t *testing.T) {
 	}
 	if left := time.Until(time.Unix(0, d.t.half.Load())); left <= 0 || left > lastWords {
 		t.Errorf("it has %s, want %s", left, lastWords)
+	}
+}
+
+// The answer that is no agreement is read from what its usher had for it, for as long as
+// it takes.
+func TestAnAnswerThatTakesItsTimeIsNotMixedWithOthers(t *testing.T) {
+	const part = "the first part of what is in the way"
+	let := make(chan struct{})
+	answer := func(conn net.Conn, reader *bufio.Reader, handshake string) {
+		if !strings.HasPrefix(handshake, "GET /refuse") {
+			_, _ = io.WriteString(conn, switching)
+			_, _ = io.Copy(conn, reader)
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: "+strconv.Itoa(2*len(part))+"\r\n\r\n"+part)
+		<-let
+		_, _ = io.WriteString(conn, part)
+	}
+	gateway := sessionGateway(t, rawNode(t, answer))
+	_, reader := rawClient(t, gateway, handshakeText(strings.Replace(wgamed, "/ws", "/refuse", 1)))
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil || response.StatusCode != 403 {
+		t.Fatalf("got %v, %v", response, err)
+	}
+	for i := 0; i < 2*maxUshers; i++ { // each usher has one
+		_, reader := rawClient(t, gateway, handshakeText(wgamed))
+		if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 101 {
+			t.Fatalf("meanwhile: %v, %v", response, err)
+		}
+	}
+	close(let)
+	if body, err := io.ReadAll(response.Body); string(body) != part+part || err != nil {
+		t.Errorf("the answer is %q, %v", body, err)
 	}
 }

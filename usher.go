@@ -90,9 +90,9 @@ func work(u *usher) {
 		cancel                     context.CancelFunc
 		conn, taken, inner         net.Conn
 		text, client               string
-		rest                       *bytes.Buffer
 		stop                       func() bool
 		head                       *io.LimitedReader
+		limitedConn                io.Reader // head
 		reader                     *bufio.Reader
 		buffered                   *bufio.ReadWriter
 		response                   *http.Response
@@ -100,7 +100,9 @@ func work(u *usher) {
 		err, failure               error
 		kind, known                reflect.Type // of taken, and of the one before
 		field                      int          // of known: see wrapping
+		up, down                   *direction
 	)
+	rest := &bytes.Buffer{}
 	// A handshake that is broken off has its connection closed by another goroutine, which
 	// has to be through before conn is the next one's. Yaegi: what is handed to AfterFunc
 	// as a function of a compiled type is not wrapped anew each time.
@@ -197,7 +199,7 @@ func work(u *usher) {
 		if r.Header["Te"] != nil || r.Method != http.MethodGet {
 			text += rareHeaders(r.Method, r.Header["Te"])
 		}
-		rest = &bytes.Buffer{}
+		rest.Reset()
 		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
 		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
 
@@ -206,8 +208,14 @@ func work(u *usher) {
 		limited, cancel = context.WithTimeout(ctx, to.patience)
 		stop = context.AfterFunc(limited, giveUp)
 		_, err = conn.Write([]byte(text))
-		head = &io.LimitedReader{R: conn, N: maxAnswerHead}
-		reader = bufio.NewReaderSize(head, answerBuffer)
+		if reader == nil {
+			head = &io.LimitedReader{}
+			limitedConn = head
+			reader = bufio.NewReaderSize(head, answerBuffer)
+		}
+		head.R = conn
+		head.N = maxAnswerHead
+		reader.Reset(limitedConn)
 		response, failure = http.ReadResponse(reader, r)
 		if failure == nil && response.StatusCode < 200 {
 			agreed = response.Header["Upgrade"]
@@ -231,6 +239,7 @@ func work(u *usher) {
 		}
 		if response.StatusCode != http.StatusSwitchingProtocols {
 			u.done <- &outcome{way: to, t: t, response: response}
+			reader = nil // the answer's body needs it
 			continue
 		}
 
@@ -278,7 +287,32 @@ func work(u *usher) {
 			result = bound(t, m, a, to, r)
 		}
 		t.plain = !to.secure && r.TLS == nil && !m.sessions.bounded
-		tunnels <- t
+		up = <-pumps
+		if len(pumps) == 0 {
+			pumpsWanted <- true
+		}
+		down = <-pumps
+		if len(pumps) == 0 {
+			pumpsWanted <- true
+		}
+		up.t = t
+		up.to = conn
+		up.from = t.client
+		up.dst = io.MultiWriter(conn)
+		up.src.R = t.client
+		up.src.N = stint
+		down.t = t
+		down.to = t.client
+		down.from = conn
+		down.dst = io.MultiWriter(t.client)
+		down.src.R = conn
+		down.src.N = stint
+		if t.silence != nil {
+			wake(up, t.silence.untold())
+			wake(down, t.silence.untold())
+		}
+		up.again <- true
+		down.again <- true
 		u.done <- result
 	}
 }

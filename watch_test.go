@@ -118,7 +118,7 @@ func TestARouteThatMovesDuringTheHandshakeEndsItsSession(t *testing.T) {
 	_, node := tcpPair(t)
 	session := &tunnel{client: ours, node: node, place: enter(everybody, "elsewhere:1", 0)}
 	w.m.table.watch(session, r)
-	tunnels <- session
+	begin(session)
 	one := make([]byte, 1)
 	if _, err := client.Read(one); err == nil || isTimeout(err) {
 		t.Errorf("the session goes on: %v", err)

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -315,26 +313,42 @@ func openAll(w gateway, count int) (sessions []*net.TCPConn, end func(), err err
 	return sessions, end, all.Wait()
 }
 
+// light makes connections that cost the clients, which share the processors with the
+// gateway, no more than they have to.
+var light = net.Dialer{KeepAlive: -1}
+
 // begin opens a session.
 func begin(w gateway) (*net.TCPConn, error) {
-	conn, err := net.Dial("tcp", w.addr)
+	conn, err := light.Dial("tcp", w.addr)
 	if err != nil {
 		return nil, err
 	}
 	c := conn.(*net.TCPConn)
-	_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: game.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", w.target())
-	if err == nil {
-		var resp *http.Response
-		if resp, err = http.ReadResponse(bufio.NewReaderSize(c, 512), nil); err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
-			err = fmt.Errorf("%s: %s", w.name, resp.Status)
-		}
-	}
-	if err != nil {
+	if err := handshakeOn(c, w); err != nil {
 		c.Close()
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", w.name, err)
 	}
 	return c, nil
+}
+
+func handshakeOn(c net.Conn, w gateway) error {
+	_, err := io.WriteString(c, "GET "+w.target()+" HTTP/1.1\r\nHost: game.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+	if err != nil {
+		return err
+	}
+	answer := make([]byte, 0, 1024)
+	for !bytes.HasSuffix(answer, []byte("\r\n\r\n")) {
+		n, err := c.Read(answer[len(answer):cap(answer)])
+		answer = answer[:len(answer)+n]
+		if err != nil || len(answer) == cap(answer) {
+			return fmt.Errorf("no answer that ends: %q, %w", answer, err)
+		}
+	}
+	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) {
+		return fmt.Errorf("no agreement: %q", answer)
+	}
+	return nil
 }
 
 // Messages, in bytes: small is what a game says many times a second, bulk fills every
