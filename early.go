@@ -95,6 +95,7 @@ func init() {
 	_ = (*middleware)(nil).refuse
 	_ = (*middleware)(nil).serve
 	_ = (*middleware)(nil).to
+	_ = (*parsedAnswer)(nil).agree
 	_ = (*part)(nil).blame
 	_ = (*part)(nil).value
 	_ = (*permit)(nil).setPorts

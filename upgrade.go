@@ -2,11 +2,13 @@ package dynamicforward
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -130,14 +132,6 @@ func bound(t *tunnel, m *middleware, a *attempt, to *way, r *http.Request) *outc
 	return &outcome{over: t.over}
 }
 
-// noAnswer says why a handshake has got no answer in time, or none that can be read.
-func noAnswer(head *io.LimitedReader, err, failure error) error {
-	if err != nil {
-		return err
-	}
-	return answerError(failure, head)
-}
-
 // nodeFull says that a node has no place for the session.
 func nodeFull(to *way) error {
 	return fmt.Errorf("%w: %s holds %d sessions", errNodeFull, to.node.address, to.maxSessions)
@@ -235,8 +229,59 @@ const maxInformational = 100
 // informational ones before it, in bytes: as large as http.Transport allows.
 const maxAnswerHead = 10 << 20
 
-// answerBuffer is the size of a reader of answers, in bytes: heads of usual size.
+// answerBuffer is what is read of an answer at first, in bytes: heads of usual size.
 const answerBuffer = 1024
+
+// What an answer is known by that goes to the client as it is.
+var (
+	switchesProtocols = []byte("HTTP/1.1 101 ")
+	toWebSocket       = []byte("\r\nUpgrade: " + webSocket + "\r\n")
+	endOfHead         = []byte("\r\n\r\n")
+)
+
+// webSocket is what clients ask to switch to.
+const webSocket = "websocket"
+
+// parsedAnswer is any other one.
+type parsedAnswer struct {
+	response *http.Response
+	reader   *bufio.Reader // what came with its head waits here
+}
+
+// parse reads the head of an answer whose first part was read, answerBuffer at the most, or
+// could not be.
+func parse(w http.ResponseWriter, r *http.Request, conn net.Conn, first []byte, err error) (*parsedAnswer, error) {
+	if err != nil && len(first) == 0 {
+		return nil, err
+	}
+	rest := &io.LimitedReader{R: conn, N: maxAnswerHead - int64(len(first))}
+	reader := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(first), rest), answerBuffer) // copies all of first
+	response, err := http.ReadResponse(reader, r)
+	if err == nil && response.StatusCode < 200 {
+		response, err = informational(w, r, reader, response)
+	}
+	if err != nil {
+		return nil, answerError(err, rest)
+	}
+	rest.N = math.MaxInt64
+	return &parsedAnswer{response: response, reader: reader}, nil
+}
+
+// agree has the client get the node's agreement, with what other middlewares have for it,
+// and what the node has sent already.
+func (a *parsedAnswer) agree(client net.Conn, more http.Header) error {
+	addTo(a.response.Header, more)
+	a.response.Body = nil
+	text := &bytes.Buffer{}
+	if err := a.response.Write(text); err != nil {
+		return err
+	}
+	_, err := io.WriteString(client, strings.ReplaceAll(text.String(), webSocketInGo, webSocketName))
+	if err == nil && a.reader.Buffered() > 0 {
+		err = passOn(client, a.reader)
+	}
+	return err
+}
 
 // answerError says of a head that was not read to its end that it is too large.
 func answerError(err error, limited *io.LimitedReader) error {

@@ -2,6 +2,7 @@ package dynamicforward
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -175,6 +176,7 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 		{"early hints first", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "103 404", ""},
 		{"nothing", "", "502", "node-down: the node cannot be reached\n"},
 		{"no HTTP", "SSH-2.0-x\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
+		{"200 that speaks of switching", "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\n\r\n\r\n", "200", "\r\n"},
 		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
 		{"1xx without end", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 2*maxInformational), strings.Repeat("102 ", maxInformational) + "502", "node-down: the node cannot be reached\n"},
 	} {
@@ -194,6 +196,9 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 		if response.Header.Get("Link") != "" {
 			t.Errorf("%s: the answer has the hint's header", c.name)
 		}
+		if response.Header.Get("Upgrade") != "" {
+			t.Errorf("%s: the answer has what belongs to the node's connection", c.name)
+		}
 		body, err := io.ReadAll(response.Body)
 		if got += fmt.Sprint(response.StatusCode); got != c.want || string(body) != c.wantBody || err != nil {
 			t.Errorf("%s: got %s %q %v, want %s %q", c.name, got, body, err, c.want, c.wantBody)
@@ -206,6 +211,94 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 	_, reader := rawClient(t, gateway, handshakeText(wgamed))
 	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 502 {
 		t.Errorf("refused: got %v, %v", response, err)
+	}
+}
+
+func TestAnotherProtocolThanWasAskedForIsNoAgreement(t *testing.T) {
+	agree := func(conn net.Conn, _ *bufio.Reader, _ string) { _, _ = io.WriteString(conn, switching) }
+	gateway := sessionGateway(t, rawNode(t, agree))
+	_, reader := rawClient(t, gateway, strings.Replace(handshakeText(wgamed), "websocket", "chat", 1))
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 502 {
+		t.Errorf("got %v, %v", response, err)
+	}
+}
+
+func TestHalfAnAgreementIsNone(t *testing.T) {
+	half := func(conn net.Conn, reader *bufio.Reader, _ string) {
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n")
+		_, _ = reader.ReadByte()
+	}
+	redis := newPushingRedis(t)
+	redis.hset(wgamedKey, "1", rawNode(t, half))
+	config := testConfig(redis.addr)
+	config.ServersTransport = &dynamic.ServersTransport{ForwardingTimeouts: &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: "50ms"}}
+	_, reader := rawClient(t, testGateway(t, config), handshakeText(wgamed))
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 504 {
+		t.Errorf("got %v, %v", response, err)
+	}
+}
+
+// The client gets the node's agreement as it is, unless something has to be added, or it
+// does not come at once and alone: then in another order.
+func TestAnAgreementReachesTheClient(t *testing.T) {
+	const said = "HTTP/1.1 101 Go On\r\nUpgrade: websocket\r\nx-lower: 1\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
+	for _, c := range []struct {
+		name   string
+		answer string
+		others http.Header // what other middlewares have for the client
+		debug  bool
+		want   string // "": the answer as it is
+	}{
+		{"at once", said, nil, false, ""},
+		{"behind Traefik", said, http.Header{"Content-Type": nil}, false, ""},
+		{"too long to be read at once", strings.Replace(said, "1\r", strings.Repeat("1", answerBuffer)+"\r", 1), nil, false, "X-Lower: 1"},
+		{"with a first word", said + "hello\n", nil, false, "X-Lower: 1\r\n"},
+		{"with a content type", said, http.Header{"Content-Type": {"text/x"}}, false, "Content-Type: text/x\r\n"},
+		{"with another header", said, http.Header{"X-More": {"1"}}, false, "X-More: 1\r\n"},
+		{"with both", said, http.Header{"Content-Type": nil, "X-More": {"1"}}, false, "X-More: 1\r\n"},
+		{"with debugHeaders", said, nil, true, "X-Dynamicforward-Node: 127.0.0.1:"},
+	} {
+		answer := c.answer
+		agree := func(conn net.Conn, reader *bufio.Reader, _ string) {
+			_, _ = io.WriteString(conn, answer)
+			_, _ = io.Copy(conn, reader)
+		}
+		redis := newPushingRedis(t)
+		redis.hset(wgamedKey, "1", rawNode(t, agree))
+		config := testConfig(redis.addr)
+		config.DebugHeaders = c.debug
+		ctx, cancel := context.WithCancel(context.Background())
+		t.Cleanup(cancel)
+		m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		plugin := m.handler()
+		others := c.others
+		outer := func(w http.ResponseWriter, r *http.Request) {
+			for name, values := range others {
+				w.Header()[name] = values
+			}
+			plugin.ServeHTTP(w, r)
+		}
+		conn, reader := rawClient(t, serveMiddleware(t, http.HandlerFunc(outer)), handshakeText(wgamed))
+		head := ""
+		for !strings.HasSuffix(head, "\r\n\r\n") {
+			line, err := reader.ReadString('\n')
+			if err != nil {
+				t.Fatalf("%s: %q, %v", c.name, head, err)
+			}
+			head += line
+		}
+		if c.want == "" && head != said || !strings.Contains(head, c.want) || !strings.Contains(head, "\r\nSec-WebSocket-Accept: x\r\n") {
+			t.Errorf("%s: the client got\n%s", c.name, head)
+		}
+		if !strings.HasSuffix(answer, "hello\n") {
+			_, _ = io.WriteString(conn, "hello\n")
+		}
+		if line, err := reader.ReadString('\n'); line != "hello\n" {
+			t.Errorf("%s: then the client gets %q, %v", c.name, line, err)
+		}
 	}
 }
 
@@ -423,10 +516,10 @@ func TestWhoIsLeftHasLastWords(t *testing.T) {
 	}
 }
 
-// The answer that is no agreement is read from what its usher had for it, for as long as
-// it takes.
+// An answer that is no agreement may take its time, and be as large as it likes.
 func TestAnAnswerThatTakesItsTimeIsNotMixedWithOthers(t *testing.T) {
-	const part = "the first part of what is in the way"
+	const part = "the first part"
+	rest := strings.Repeat(".", maxAnswerHead)
 	let := make(chan struct{})
 	answer := func(conn net.Conn, reader *bufio.Reader, handshake string) {
 		if !strings.HasPrefix(handshake, "GET /refuse") {
@@ -434,9 +527,9 @@ func TestAnAnswerThatTakesItsTimeIsNotMixedWithOthers(t *testing.T) {
 			_, _ = io.Copy(conn, reader)
 			return
 		}
-		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: "+strconv.Itoa(2*len(part))+"\r\n\r\n"+part)
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: "+strconv.Itoa(len(part+rest))+"\r\n\r\n"+part)
 		<-let
-		_, _ = io.WriteString(conn, part)
+		_, _ = io.WriteString(conn, rest)
 	}
 	gateway := sessionGateway(t, rawNode(t, answer))
 	_, reader := rawClient(t, gateway, handshakeText(strings.Replace(wgamed, "/ws", "/refuse", 1)))
@@ -451,7 +544,7 @@ func TestAnAnswerThatTakesItsTimeIsNotMixedWithOthers(t *testing.T) {
 		}
 	}
 	close(let)
-	if body, err := io.ReadAll(response.Body); string(body) != part+part || err != nil {
-		t.Errorf("the answer is %q, %v", body, err)
+	if body, err := io.ReadAll(response.Body); string(body) != part+rest || err != nil {
+		t.Errorf("the answer has %d bytes, want %d; %v", len(body), len(part+rest), err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"reflect"
@@ -75,34 +74,34 @@ func hireUshers() {
 func work(u *usher) {
 	defer resign(u)
 	var (
-		m                          *middleware
-		a                          *attempt
-		w                          http.ResponseWriter
-		r, out                     *http.Request
-		header, more               http.Header
-		connection, before, agreed []string
-		usual                      bool
-		to                         *way
-		t                          *tunnel
-		place                      *crowd
-		g                          *gate
-		ctx, limited               context.Context
-		cancel                     context.CancelFunc
-		conn, taken, inner         net.Conn
-		text, client               string
-		stop                       func() bool
-		head                       *io.LimitedReader
-		limitedConn                io.Reader // head
-		reader                     *bufio.Reader
-		buffered                   *bufio.ReadWriter
-		response                   *http.Response
-		result                     *outcome
-		err, failure               error
-		kind, known                reflect.Type // of taken, and of the one before
-		field                      int          // of known: see wrapping
-		up, down                   *direction
+		m                               *middleware
+		a                               *attempt
+		w                               http.ResponseWriter
+		r, out                          *http.Request
+		header, more                    http.Header
+		connection, before, contentType []string
+		usual, typed                    bool
+		to                              *way
+		t                               *tunnel
+		place                           *crowd
+		g                               *gate
+		ctx, limited                    context.Context
+		cancel                          context.CancelFunc
+		conn, taken, inner              net.Conn
+		text, client                    string
+		stop                            func() bool
+		size                            int
+		answer                          []byte
+		parsed                          *parsedAnswer
+		buffered                        *bufio.ReadWriter
+		result                          *outcome
+		err, failure                    error
+		kind, known                     reflect.Type // of taken, and of the one before
+		field                           int          // of known: see wrapping
+		up, down                        *direction
 	)
 	rest := &bytes.Buffer{}
+	page := make([]byte, answerBuffer)
 	// A handshake that is broken off has its connection closed by another goroutine, which
 	// has to be through before conn is the next one's. Yaegi: what is handed to AfterFunc
 	// as a function of a compiled type is not wrapped anew each time.
@@ -203,44 +202,43 @@ func work(u *usher) {
 		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
 		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
 
-		// The answer: its head, and what came with it waits in reader. The client may go
-		// away meanwhile; it may have sent something already, which waits.
+		// The answer. Most agree, in one piece that has nothing that is looked at besides,
+		// and go to the client as they are. The client may go away meanwhile; it may have
+		// sent something already, which waits.
 		limited, cancel = context.WithTimeout(ctx, to.patience)
 		stop = context.AfterFunc(limited, giveUp)
 		_, err = conn.Write([]byte(text))
-		if reader == nil {
-			head = &io.LimitedReader{}
-			limitedConn = head
-			reader = bufio.NewReaderSize(head, answerBuffer)
-		}
-		head.R = conn
-		head.N = maxAnswerHead
-		reader.Reset(limitedConn)
-		response, failure = http.ReadResponse(reader, r)
-		if failure == nil && response.StatusCode < 200 {
-			agreed = response.Header["Upgrade"]
-			if response.StatusCode != http.StatusSwitchingProtocols || len(agreed) == 0 || agreed[0] != r.Header["Upgrade"][0] {
-				response, failure = informational(w, r, reader, response)
-			}
+		size, failure = conn.Read(page)
+		answer = page[:size]
+		more = w.Header()
+		contentType, typed = more["Content-Type"]
+		parsed = nil
+		if failure != nil || !bytes.HasPrefix(answer, switchesProtocols) || !bytes.HasSuffix(answer, endOfHead) ||
+			!bytes.Contains(answer, toWebSocket) || r.Header["Upgrade"][0] != webSocket || m.debugHeaders ||
+			len(more) > 1 || len(more) == 1 && (!typed || len(contentType) > 0) { // Traefik has nil there, so that nobody guesses one
+			parsed, failure = parse(w, r, conn, answer, failure)
 		}
 		if !stop() {
 			<-gone
 			err = limited.Err()
 		}
 		cancel()
-		if err != nil || failure != nil {
+		if err == nil {
+			err = failure
+		}
+		if err != nil {
 			abandon(t)
-			u.done <- &outcome{way: to, err: noAnswer(head, err, failure)}
+			u.done <- &outcome{way: to, err: err}
 			continue
 		}
-		head.N = math.MaxInt64
-		if a != nil && m.debugHeaders {
-			a.debug(response.Header)
-		}
-		if response.StatusCode != http.StatusSwitchingProtocols {
-			u.done <- &outcome{way: to, t: t, response: response}
-			reader = nil // the answer's body needs it
-			continue
+		if parsed != nil {
+			if a != nil && m.debugHeaders {
+				a.debug(parsed.response.Header)
+			}
+			if parsed.response.StatusCode != http.StatusSwitchingProtocols {
+				u.done <- &outcome{way: to, t: t, response: parsed.response}
+				continue
+			}
 		}
 
 		// The session: the client's connection is taken over, and without what it wraps,
@@ -252,16 +250,11 @@ func work(u *usher) {
 			continue
 		}
 		t.client = taken
-		more = w.Header()
-		if len(more) > 0 {
-			addTo(response.Header, more)
+		if parsed == nil {
+			_, err = taken.Write(answer)
+		} else {
+			err = parsed.agree(taken, more)
 		}
-		response.Body = nil
-		_ = response.Write(buffered) // buffered keeps its error, for Flush
-		if reader.Buffered() > 0 {
-			_ = passOn(buffered, reader)
-		}
-		err = buffered.Flush()
 		kind = reflect.TypeOf(taken)
 		if kind != known {
 			known = kind

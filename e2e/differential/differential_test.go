@@ -45,9 +45,9 @@ func TestSameAsAStaticRoute(t *testing.T) {
 	for _, s := range shapes {
 		t.Run(s.name, func(t *testing.T) {
 			static := l.exchange(t, l.static, s)
-			want := static
+			want := asWritten.expected(static)
 			if s.differs != nil {
-				if want = s.differs.expected(static); want == static {
+				if want = s.differs.expected(want); want == static {
 					t.Errorf("%q makes no difference to this", s.differs.what)
 				}
 			}

@@ -170,7 +170,7 @@ var shapes = []shape{
 	{name: "done while a handshake is declined", client: doneWithinTheAnswer(handshake()), node: answersNobody("HTTP/1.1 403 Forbidden\r\nContent-Length: 20\r\n\r\nthe start\n")},
 
 	// Upgrades.
-	{name: "upgrade", client: upgrades(handshake()), node: echoes(switched("websocket"))},
+	{name: "upgrade", client: upgrades(handshake()), node: echoes(switched("websocket")), differs: asWritten},
 	{name: "upgrade with a subprotocol", client: upgrades(handshake("Sec-WebSocket-Protocol: chat, superchat", "Origin: http://game.example")), node: echoes(switched("websocket", "Sec-WebSocket-Protocol: chat"))},
 	{name: "upgrade with an extension", client: upgrades(handshake("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")), node: echoes(switched("websocket", "Sec-WebSocket-Extensions: permessage-deflate"))},
 	{name: "upgrade in odd spellings", client: upgrades(line("GET /game HTTP/1.1", "connection: keep-alive,  UPGRADE", "upgrade: WebSocket", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", "sec-websocket-version: 13")), node: echoes(switched("websocket"))},
