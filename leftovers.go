@@ -20,8 +20,8 @@ const (
 	calmCount = 100
 )
 
-// leftovers counts the sessions that have begun since there were few, but for those whose
-// directions had been another session's before: see pumps.
+// leftovers counts the sessions that have begun since there were few, but for those that
+// others have left their directions to: see pumps.
 type leftovers struct {
 	every time.Duration // calmAfter
 	free  func()        // debug.FreeOSMemory

@@ -81,10 +81,11 @@ func init() {
 
 // direction is one of the two in which a session carries, or one that has been and waits
 // among pumps to be another session's: a goroutine begun anew makes its frame, and its
-// stack has to grow. What LimitedReader and MultiWriter hide is that a connection has
-// methods that would bring a buffer of 32 kB of their own.
+// stack has to grow. Those go there that takeStockInTurn ends; takeStock's goroutines end.
+// What LimitedReader and MultiWriter hide is that a connection has methods that would bring
+// a buffer of 32 kB of their own.
 type direction struct {
-	t        *tunnel // nil: it waits
+	t        *tunnel // nil: it waits, and keeps what the last one has left until then
 	to, from net.Conn
 	dst      io.Writer         // to
 	src      *io.LimitedReader // from, until the end of the stint
@@ -98,40 +99,42 @@ type direction struct {
 const maxPumps = 2 * maxUshers
 
 // pumps are those without a session, and pumpsWanted says that there may be none. Some may
-// come back at the same moment and be too many; if there is no room for them they wait
-// for it.
+// come back at the same moment and be too many; there is room for them.
 var (
 	pumps       = make(chan *direction, 2*maxPumps)
 	pumpsWanted = make(chan bool)
 )
 
 // hirePumps sees to it that there are always directions without a session. Yaegi: a
-// function's frame keeps its caller's alive, up to the one that began the goroutine, so
-// what a request, or an usher, starts by itself would keep all that they knew.
+// function's frame keeps its caller's alive, up to the one that began the goroutine. What a
+// request, or an usher, starts by itself would keep all that they knew; and a function that
+// makes a direction and begins its goroutine would have its frame kept for each.
 func hirePumps() {
 	defer recovered("starting sessions")
+	var up, down *direction
 	for {
 		for len(pumps) < 2 {
-			d := newPump()
-			pumps <- d
+			up = &direction{again: make(chan bool, 1)}
+			up.src = &io.LimitedReader{}
+			up.small = make([]byte, smallBuffer)
+			down = &direction{again: make(chan bool, 1)}
+			down.src = &io.LimitedReader{}
+			down.small = make([]byte, smallBuffer)
+			go pump(up)
+			go pump(down)
+			pumps <- up
+			pumps <- down
+			countLeftovers(stormed)
 		}
 		<-pumpsWanted
-		countLeftovers(stormed)
 	}
-}
-
-// newPump returns a direction that waits for a session.
-func newPump() *direction {
-	d := &direction{src: &io.LimitedReader{}, small: make([]byte, smallBuffer), again: make(chan bool, 1)}
-	go pump(d)
-	return d
 }
 
 // pump carries one direction, stint by stint, by compiled code. It is all that an idle
 // session waits in, twice. Yaegi: each expression in it costs the session 40 bytes or
 // more, and a defer would cost a quarter of a kilobyte. One more call, even a single one,
 // would have its stack grow from 4 kB to 8, for good: so another goroutine takes stock
-// after each stint. This one stays until the end: one begun anew for each stint would
+// after each stint. This one stays: one begun anew for each stint would
 // have its frame among what was thrown away meanwhile, and keep those pages in memory.
 func pump(d *direction) {
 	for <-d.again {

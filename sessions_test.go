@@ -230,8 +230,8 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 		_, node := tcpPair(t)
 		session := &tunnel{client: client, node: node, place: enter(everybody, "breaks", 0), plain: plain}
 		for i := 0; i < 2; i++ {
-			d := newPump()
-			d.t = session
+			d := &direction{t: session, src: &io.LimitedReader{}, small: make([]byte, smallBuffer), again: make(chan bool, 1)}
+			go pump(d)
 			d.to = node
 			d.from = client
 			d.src.N = 1
@@ -242,6 +242,11 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 				waitFor(t, "plain "+strconv.FormatBool(plain)+": connection "+strconv.Itoa(side)+" to be closed", closed)
 			}
 			wantSessions(t, "breaks", 1-i)
+			if !plain {
+				if which, again := choose(d.again, time.After(fakeRedisPatience)); which == 1 || again != nil {
+					t.Errorf("direction %d goes on", i)
+				}
+			}
 		}
 	}
 }

@@ -162,6 +162,10 @@ var notCopied = map[string]bool{
 	"Content-Length": true, "X-Forwarded-For": true, nodeHeader: true,
 }
 
+// usualHandshake is how large a handshake may be for its usher to keep the buffer that it
+// was made in, in bytes.
+const usualHandshake = 8 << 10
+
 // Names of WebSocket's headers at the beginning of a line: as Go spells them, and as
 // RFC 6455 does. Some servers compare them with case.
 const (

@@ -178,6 +178,7 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 		{"no HTTP", "SSH-2.0-x\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
 		{"200 that speaks of switching", "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\n\r\n\r\n", "200", "\r\n"},
 		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
+		{"another protocol, and words", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n\r\nUpgrade: websocket\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
 		{"1xx without end", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 2*maxInformational), strings.Repeat("102 ", maxInformational) + "502", "node-down: the node cannot be reached\n"},
 	} {
 		answer := c.answer

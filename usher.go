@@ -201,10 +201,14 @@ func work(u *usher) {
 		rest.Reset()
 		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
 		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
+		if len(text) > usualHandshake {
+			rest = &bytes.Buffer{}
+		}
 
-		// The answer. Most agree, in one piece that has nothing that is looked at besides,
-		// and go to the client as they are. The client may go away meanwhile; it may have
-		// sent something already, which waits.
+		// The answer. Most agree, in one piece with nothing behind it, and go to the client
+		// as they are, whatever else they say: parse is for all others, and for where
+		// something has to be added. The client may go away meanwhile; it may have sent
+		// something already, which waits.
 		limited, cancel = context.WithTimeout(ctx, to.patience)
 		stop = context.AfterFunc(limited, giveUp)
 		_, err = conn.Write([]byte(text))
@@ -213,7 +217,7 @@ func work(u *usher) {
 		more = w.Header()
 		contentType, typed = more["Content-Type"]
 		parsed = nil
-		if failure != nil || !bytes.HasPrefix(answer, switchesProtocols) || !bytes.HasSuffix(answer, endOfHead) ||
+		if failure != nil || !bytes.HasPrefix(answer, switchesProtocols) || bytes.Index(answer, endOfHead) != size-len(endOfHead) ||
 			!bytes.Contains(answer, toWebSocket) || r.Header["Upgrade"][0] != webSocket || m.debugHeaders ||
 			len(more) > 1 || len(more) == 1 && (!typed || len(contentType) > 0) { // Traefik has nil there, so that nobody guesses one
 			parsed, failure = parse(w, r, conn, answer, failure)

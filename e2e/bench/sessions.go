@@ -341,8 +341,11 @@ func handshakeOn(c net.Conn, w gateway) error {
 	for !bytes.HasSuffix(answer, []byte("\r\n\r\n")) {
 		n, err := c.Read(answer[len(answer):cap(answer)])
 		answer = answer[:len(answer)+n]
-		if err != nil || len(answer) == cap(answer) {
-			return fmt.Errorf("no answer that ends: %q, %w", answer, err)
+		if err != nil {
+			return fmt.Errorf("no answer: %q, %w", answer, err)
+		}
+		if len(answer) == cap(answer) {
+			return fmt.Errorf("an answer without an end: %q", answer)
 		}
 	}
 	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) {
