@@ -134,8 +134,8 @@ func hirePumps() {
 // session waits in, twice. Yaegi: each expression in it costs the session 40 bytes or
 // more, and a defer would cost a quarter of a kilobyte. One more call, even a single one,
 // would have its stack grow from 4 kB to 8, for good: so another goroutine takes stock
-// after each stint. This one stays: one begun anew for each stint would
-// have its frame among what was thrown away meanwhile, and keep those pages in memory.
+// after each stint. This one stays: one begun anew for each stint would have its frame
+// among what was thrown away meanwhile, and keep those pages in memory.
 func pump(d *direction) {
 	for <-d.again {
 		d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.small)
