@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -236,12 +237,15 @@ const maxAnswerHead = 10 << 20
 // answerBuffer is what is read of an answer at first, in bytes: heads of usual size.
 const answerBuffer = 1024
 
-// What an answer is known by that goes to the client as it is.
-var (
-	switchesProtocols = []byte("HTTP/1.1 101 ")
-	toWebSocket       = []byte("\r\nUpgrade: " + webSocket + "\r\n")
-	endOfHead         = []byte("\r\n\r\n")
-)
+// agreement is the whole of an answer that goes to the client as it is, if toWebSocket is in
+// it: a head that net/http would take, too (RFC 9110, 5.5 and 5.6.2), and nothing behind it.
+// From ^ to $ a regular expression is matched in one pass, which costs less than to read
+// the head line by line does when interpreted.
+var agreement = regexp.MustCompile(`^HTTP/1\.1 101 [^\x00-\x08\x0a-\x1f\x7f]*\r\n` +
+	`([-!#$%&'*+.^_\x60|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n$`)
+
+// toWebSocket is what an agreement has to say.
+var toWebSocket = []byte("\r\nUpgrade: " + webSocket + "\r\n")
 
 // webSocket is what clients ask to switch to.
 const webSocket = "websocket"

@@ -179,6 +179,10 @@ func TestFailedUpgradesAreAnswered(t *testing.T) {
 		{"200 that speaks of switching", "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\n\r\n\r\n", "200", "\r\n"},
 		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
 		{"another protocol, and words", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n\r\nUpgrade: websocket\r\n\r\n", "502", "node-down: the node cannot be reached\n"},
+		{"a control character", strings.Replace(switching, "Sec-WebSocket-Accept: x", "X-Node: \x01", 1), "502", "node-down: the node cannot be reached\n"},
+		{"half an end of line", strings.Replace(switching, "Sec-WebSocket-Accept: x", "X-Node: a\rb", 1), "502", "node-down: the node cannot be reached\n"},
+		{"a line without a colon", strings.Replace(switching, "Sec-WebSocket-Accept: x", "no colon", 1), "502", "node-down: the node cannot be reached\n"},
+		{"a header without a name", strings.Replace(switching, "Sec-WebSocket-Accept: x", ": 1", 1), "502", "node-down: the node cannot be reached\n"},
 		{"1xx without end", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 2*maxInformational), strings.Repeat("102 ", maxInformational) + "502", "node-down: the node cannot be reached\n"},
 	} {
 		answer := c.answer

@@ -206,8 +206,8 @@ func work(u *usher) {
 		}
 
 		// The answer. Most agree, in one piece with nothing behind it, and go to the client
-		// as they are, whatever else they say: parse is for all others, and for where
-		// something has to be added. The client may go away meanwhile; it may have sent
+		// as they are, whatever else their headers say: parse is for all others, and for
+		// where something has to be added. The client may go away meanwhile; it may have sent
 		// something already, which waits.
 		limited, cancel = context.WithTimeout(ctx, to.patience)
 		stop = context.AfterFunc(limited, giveUp)
@@ -217,8 +217,7 @@ func work(u *usher) {
 		more = w.Header()
 		contentType, typed = more["Content-Type"]
 		parsed = nil
-		if failure != nil || !bytes.HasPrefix(answer, switchesProtocols) || bytes.Index(answer, endOfHead) != size-len(endOfHead) ||
-			!bytes.Contains(answer, toWebSocket) || r.Header["Upgrade"][0] != webSocket || m.debugHeaders ||
+		if failure != nil || !agreement.Match(answer) || !bytes.Contains(answer, toWebSocket) || r.Header["Upgrade"][0] != webSocket || m.debugHeaders ||
 			len(more) > 1 || len(more) == 1 && (!typed || len(contentType) > 0) { // Traefik has nil there, so that nobody guesses one
 			parsed, failure = parse(w, r, conn, answer, failure)
 		}
