@@ -93,7 +93,6 @@ func init() {
 	_ = (*middleware)(nil).nodeFailed
 	_ = (*middleware)(nil).publicText
 	_ = (*middleware)(nil).refuse
-	_ = (*middleware)(nil).serve
 	_ = (*middleware)(nil).to
 	_ = (*parsedAnswer)(nil).agree
 	_ = (*part)(nil).blame

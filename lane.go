@@ -137,6 +137,10 @@ func newLanes(f *forwarder, to *way, room int) *lanes {
 	g.standIn = func() *lane {
 		l := g.make()
 		l.proxy.Transport = f.transport
+		l.proxy.Director = func(out *http.Request) { // what its trip would do
+			to.proxy.Director(out)
+			delete(out.Header, nodeHeader)
+		}
 		l.proxy.FlushInterval = f.flush
 		l.odd = true
 		l.over = true
@@ -200,14 +204,16 @@ func ownTrip(proxy *httputil.ReverseProxy, take func(r *http.Request) (*http.Res
 }
 
 // newTrip returns what takes a request over a lane to the node and the head of the
-// answer back. See handler for why it is as short as it is.
+// answer back. nodeHeader, which is for Traefik's access log, stays here. See handler for
+// why it is as short as it is.
 func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	under := l.under
 	limited := l.limited
 	reader := l.reader
 	writer := l.writer
 	headLimit := int64(maxAnswerHead)
-	return func(r *http.Request) (*http.Response, error) {
+	return func(r *http.Request) (response *http.Response, err error) {
+		delete(r.Header, nodeHeader)
 		l.last = r
 		under <- r
 		limited.N = headLimit
@@ -215,12 +221,18 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 			return notSent(l, r)
 		}
 		writer.Flush() // where it fails the read does, too
-		response, err := http.ReadResponse(reader, r)
+		response, err = http.ReadResponse(reader, r)
 		<-under
-		if err != nil || response.StatusCode < 200 || response.Close || response.ContentLength != int64(reader.Buffered()) {
-			return unusual(l, r, response, err)
+		if err == nil {
+			if response.StatusCode >= 200 {
+				if !response.Close {
+					if response.ContentLength == int64(reader.Buffered()) {
+						return
+					}
+				}
+			}
 		}
-		return response, nil
+		return unusual(l, r, response, err)
 	}
 }
 
@@ -379,6 +391,9 @@ func settle(g *lanes, l *lane) {
 	l.proxy.FlushInterval = 0
 	g.idle <- l
 }
+
+// settleOdd settles a lane, for handler.
+func settleOdd(l *lane) { l.settle() }
 
 // end closes a lane for good.
 func end(g *lanes, l *lane) {

@@ -528,7 +528,12 @@ func TestIdleLanesAreClosed(t *testing.T) {
 }
 
 func TestNoRequestWaitsForALaneInVain(t *testing.T) {
-	plain := func(_ int64, _ string) string { return plainAnswer }
+	plain := func(_ int64, head string) string {
+		if strings.Contains(head, nodeHeader) {
+			return "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+		}
+		return plainAnswer
+	}
 	node := newLaneNode(t, plain)
 	_, g, _ := newLaneGateway(t, node, "")
 	for len(g.idle) > 0 { // as if others had taken them for long
@@ -541,6 +546,7 @@ func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	request.Header.Set(nodeHeader, node.addr)
 	ride(g, l, recorder, request)
 	if recorder.body.String() != "ok" || len(g.idle) != 0 {
 		t.Errorf("%q, %d idle", recorder.body.String(), len(g.idle))

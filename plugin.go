@@ -233,9 +233,9 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	return m, nil
 }
 
-// serve takes a request to its node step by step: the key and field that it
+// longWay takes a request to its node step by step: the key and field that it
 // asks for, the node that Redis holds there, and to that node.
-func (m *middleware) serve(w http.ResponseWriter, r *http.Request) {
+func longWay(m *middleware, w http.ResponseWriter, r *http.Request) {
 	dropForged(r.Header)
 	key, field, err := m.rule.apply(r)
 	if err != nil {

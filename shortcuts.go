@@ -93,22 +93,23 @@ const afterPrefix = "X-Dynamicforward."
 // costs half a microsecond; a function pays for all its variables and intermediate
 // values each time, used or not; and a method of our own is called through reflection
 // and costs four times as much as a function. So this one captures what it needs,
-// constants too, and has little of all.
+// constants too, and has little of all: one if within another has fewer intermediate
+// values than && and || have.
 //
-// What Connection names the proxy keeps from the node. Traefik's entry point
-// leaves no Connection header but for an upgrade.
+// Traefik's entry point leaves no Connection header but for an upgrade.
 func (m *middleware) handler() http.Handler {
 	lanes := m.short.lanes
 	mu := &m.short.mu
 	get := http.MethodGet
 	spare := spareLanes
-	drop := dropNodeHeader
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		header := r.Header
 		for name := range header {
-			if name >= headerPrefix && name < afterPrefix {
-				m.serve(w, r)
-				return
+			if name < afterPrefix {
+				if name >= headerPrefix {
+					longWay(m, w, r)
+					return
+				}
 			}
 		}
 		if header["Connection"] != nil {
@@ -118,19 +119,22 @@ func (m *middleware) handler() http.Handler {
 		mu.RLock()
 		idle := lanes[r.URL.RawQuery]
 		mu.RUnlock()
-		if len(idle) <= spare || r.Method != get || r.ContentLength != 0 {
-			plain(m, w, r)
-			return
+		if len(idle) > spare {
+			if r.Method == get {
+				if r.ContentLength == 0 {
+					l := <-idle
+					header[nodeHeader] = l.header
+					l.proxy.ServeHTTP(w, r) // if this panics, the watchman looks after the lane
+					if l.odd {
+						settleOdd(l)
+						return
+					}
+					idle <- l
+					return
+				}
+			}
 		}
-		l := <-idle
-		header[nodeHeader] = l.header
-		header["Connection"] = drop
-		l.proxy.ServeHTTP(w, r) // if this panics, the watchman looks after the lane
-		if l.odd {
-			l.settle()
-			return
-		}
-		idle <- l
+		plain(m, w, r)
 	}
 	return http.HandlerFunc(handle)
 }
@@ -140,7 +144,7 @@ func (m *middleware) handler() http.Handler {
 func plain(m *middleware, w http.ResponseWriter, r *http.Request) {
 	to := m.short.get(r.URL.RawQuery)
 	if to == nil || r.ContentLength != 0 {
-		m.serve(w, r)
+		longWay(m, w, r)
 		return
 	}
 	r.Header[nodeHeader] = to.header

@@ -60,7 +60,7 @@ func upgrade(m *middleware, a *attempt, w http.ResponseWriter, r *http.Request) 
 func conclude(m *middleware, a *attempt, w http.ResponseWriter, r *http.Request, result *outcome) {
 	switch {
 	case result.unknown:
-		m.serve(w, r)
+		longWay(m, w, r)
 		return
 	case result.panicked != nil:
 		panic(result.panicked)
