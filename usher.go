@@ -217,7 +217,8 @@ func work(u *usher) {
 		more = w.Header()
 		contentType, typed = more["Content-Type"]
 		parsed = nil
-		if failure != nil || !agreement.Match(answer) || !bytes.Contains(answer, toWebSocket) || r.Header["Upgrade"][0] != webSocket || m.debugHeaders ||
+		if failure != nil || !agreement.Match(answer) || !bytes.Contains(answer, toWebSocket) ||
+			r.Header["Upgrade"][0] != webSocket || m.debugHeaders ||
 			len(more) > 1 || len(more) == 1 && (!typed || len(contentType) > 0) { // Traefik has nil there, so that nobody guesses one
 			parsed, failure = parse(w, r, conn, answer, failure)
 		}
