@@ -33,13 +33,11 @@ import (
 const (
 	// laneTick is how often the watchman looks after the lanes. One that was idle
 	// from one look to the next is closed; one whose client has gone, or whose node
-	// has not answered in time, is closed at a look. A look is interpreted, lane by
-	// lane: ten a second, with a hundred lanes, are more than requests should pay for.
-	laneTick = 250 * time.Millisecond
-	// busyNode is how many requests to a node within busyTime have to find no lane for
+	// has not answered in time, is closed at a look.
+	laneTick = 100 * time.Millisecond
+	// busyNode is how many requests to a node within a tick have to find no lane for
 	// the node to get one.
 	busyNode = 16
-	busyTime = 100 * time.Millisecond
 	// maxLanes is how many a router may have to a node, unless maxIdleConnsPerHost
 	// is less.
 	maxLanes = 256
@@ -53,7 +51,7 @@ const (
 	// lostAfter is after how many looks in a row at which it was neither idle nor
 	// under way a lane counts as lost. It is so for the moments in which an answer is
 	// written to the client.
-	lostAfter = 240
+	lostAfter = 600
 	// laneBuffer is the size of a lane's reader and of its writer, in bytes. Trailers
 	// of an answer have to fit in.
 	laneBuffer = 4096
@@ -76,7 +74,7 @@ type lanes struct {
 type pressure struct {
 	mu     sync.Mutex
 	missed int
-	since  time.Time // the first of them, within busyTime
+	since  time.Time // the first of them, within a tick
 	lanes  *lanes    // nil: the node has not been busy yet
 }
 
@@ -439,7 +437,7 @@ func busyLanes(f *forwarder, to *way) *lanes {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if now.Sub(p.since) > busyTime {
+	if now.Sub(p.since) > laneTick {
 		p.since = now
 		p.missed = 0
 	}

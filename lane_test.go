@@ -194,7 +194,7 @@ func TestANodeThatIsAskedForLittleGetsNoLanes(t *testing.T) {
 	url, wgamedsWay := newNodeGateway(t, node, "")
 	get(t, url)
 	for i := 0; i < 2*busyNode; i++ {
-		press(wgamedsWay(), busyNode-1, time.Now().Add(-2*busyTime)) // as many, but before
+		press(wgamedsWay(), busyNode-1, time.Now().Add(-2*laneTick)) // as many, but before
 		get(t, url)
 	}
 	if lanesOf(wgamedsWay()) != nil || node.connections.Load() != 1 {
