@@ -17,7 +17,7 @@ vendor: ## recreates vendor/ from upstream and patches/
 lint: ## gofmt, vet, staticcheck
 	@ci/lint.sh
 
-fuzz: ## ten minutes for each fuzz target; FUZZTIME=30s for less
+fuzz: ## ten minutes for each fuzz target; FUZZTIME=30s or 60000x for less
 	@ci/fuzz.sh
 
 bench: ## measures against a static Traefik route and OpenResty; writes docs/bench/

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes each target in turn for FUZZTIME, ten minutes by default. What is found
-# stays in testdata/fuzz, as a seed for every later test.
+# Fuzzes each target in turn for FUZZTIME, ten minutes by default; 60000x is that
+# many runs. What is found stays in testdata/fuzz, as a seed for every later test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
