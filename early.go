@@ -51,13 +51,9 @@ func init() {
 	_ = (*gate)(nil).enter
 	_ = (*gate)(nil).leave
 	_ = (*gate)(nil).setSilent
-	_ = (*lane)(nil).look
-	_ = (*lane)(nil).stop
 	_ = (*laneBody)(nil).Close
 	_ = (*laneBody)(nil).Read
 	_ = (*lanes)(nil).all
-	_ = (*lanes)(nil).list
-	_ = (*lanes)(nil).probe
 	_ = (*lanes)(nil).tick
 	_ = (*leftovers)(nil).look
 	_ = (*leftovers)(nil).lookLater
@@ -134,7 +130,6 @@ func init() {
 	_ = (*shelf)(nil).remove
 	_ = (*shortcuts)(nil).forget
 	_ = (*shortcuts)(nil).get
-	_ = (*shortcuts)(nil).lead
 	_ = (*shortcuts)(nil).put
 	_ = (*shortcuts)(nil).remove
 	_ = (*silence)(nil).untold
@@ -174,8 +169,11 @@ func init() {
 	_ = (*watches)(nil).add
 	_ = (*watches)(nil).remove
 	_ = (*watchman)(nil).all
+	_ = (*watchman)(nil).close
 	_ = (*watchman)(nil).comeBack
+	_ = (*watchman)(nil).leave
 	_ = (*watchman)(nil).look
 	_ = (*watchman)(nil).lookLater
+	_ = (*watchman)(nil).trusts
 	_ = (*watchman)(nil).watch
 }

@@ -246,6 +246,7 @@ func (a *attempt) asReceived(out *http.Request) *http.Request {
 
 // close lets go of the idle connections; those in use end by themselves.
 func (f *forwarder) close() {
+	f.lanes.close()
 	f.transport.CloseIdleConnections()
 }
 

@@ -26,14 +26,16 @@ import (
 //
 // The price is that nobody reads a lane between two requests. What a node sends there
 // that nobody has asked for would be taken for the next answer, where the transport
-// closes such a connection at once, if it can. So a lane must not be idle for long: a
-// node that is asked for little gets none, and one that has lanes loses those that it
-// does not use; the watchman reads those that are idle when it comes by; and a node
-// that has once said more than it was asked for has no lanes any more.
+// closes such a connection at once, if it can. So no lane that has been idle for long
+// takes a request unread: a node that is asked for little gets none; those that are not
+// used rest, and are read before they are used again; the watchman reads those that are
+// idle when it comes by; and a node that has once said more than it was asked for has no
+// lanes any more.
 const (
 	// laneTick is how often the watchman looks after the lanes. One that was idle
-	// from one look to the next is closed; one whose client has gone, or whose node
-	// has not answered in time, is closed at a look.
+	// from one look to the next rests from then on, until it is needed or has rested
+	// for idleConnTimeout; one whose client has gone, or whose node has not answered
+	// in time, is closed at a look.
 	laneTick = 100 * time.Millisecond
 	// busyNode is how many requests to a node within a tick have to find no lane for
 	// the node to get one.
@@ -44,8 +46,8 @@ const (
 	// spareLanes are left idle. A request that finds more takes one. Another one may
 	// be faster: then it waits for the next that is idle, or for a stand-in (see tick).
 	spareLanes = 4
-	// probes is how many idle lanes the watchman reads at a look, and probeTime for
-	// how long, since a deadline that has passed reads nothing.
+	// probes is how many idle lanes the watchman reads at a look, and probeTime how
+	// long it takes to read one, since a deadline that has passed reads nothing.
 	probes    = 64
 	probeTime = time.Millisecond
 	// lostAfter is after how many looks in a row at which it was neither idle nor
@@ -64,10 +66,14 @@ type lanes struct {
 	make     func() *lane
 	standIn  func() *lane
 	trusted  func() bool
-	distrust func() // the node has said more than it was asked for
+	distrust func()        // the node has said more than it was asked for
+	rest     time.Duration // how long a lane may; 0: for ever
 
-	mu   sync.Mutex
-	open map[*lane]bool
+	visits int // the watchman's
+
+	mu      sync.Mutex
+	open    map[*lane]bool // but those at rest
+	resting []*lane        // the one that has rested longest is the first
 }
 
 // pressure is how many requests of late a way has had that found no lane.
@@ -88,7 +94,7 @@ type lane struct {
 	proxy    *httputil.ReverseProxy
 	settle   func()
 	under    chan *http.Request // the request under way, for the watchman to look at
-	last     *http.Request      // the latest that it has carried
+	used     bool               // since it was idle at a look
 	odd      bool               // it has met something unusual: see settle
 	over     bool               // it cannot take another request
 	late     bool               // the node has not answered in time
@@ -98,7 +104,8 @@ type lane struct {
 	// The watchman's.
 	seen   *http.Request // in under at the last look
 	since  time.Time     // the first look at it
-	rested *http.Request // last, when it was idle at a look
+	visit  int           // the latest that it was idle at
+	rested time.Time     // since when it rests
 	absent int           // looks in a row at which it was neither idle nor under way
 
 	// The request's.
@@ -126,8 +133,8 @@ func laneRoom(f *forwarder, to *way) int {
 
 // newLanes returns the lanes of a way, none yet.
 func newLanes(f *forwarder, to *way, room int) *lanes {
-	g := &lanes{open: map[*lane]bool{}}
-	g.trusted = func() bool { return f.lanes.distrusted.get(to.node.dial) == nil }
+	g := &lanes{open: map[*lane]bool{}, rest: f.transport.IdleConnTimeout}
+	g.trusted = func() bool { return f.lanes.trusts(to.node.dial) }
 	g.distrust = func() { f.lanes.distrusted.put(to.node.dial, true) }
 	g.make = func() *lane {
 		l := newLane(f, to)
@@ -214,7 +221,7 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	headLimit := int64(maxAnswerHead)
 	return func(r *http.Request) (response *http.Response, err error) {
 		delete(r.Header, nodeHeader)
-		l.last = r
+		l.used = true
 		under <- r
 		limited.N = headLimit
 		if r.Write(writer) != nil {
@@ -363,13 +370,13 @@ func (b *laneBody) Close() error {
 }
 
 // ride has a request that has taken a lane carried by it; handler does the same.
-func ride(g *lanes, l *lane, w http.ResponseWriter, r *http.Request) {
+func ride(idle chan *lane, l *lane, w http.ResponseWriter, r *http.Request) {
 	l.proxy.ServeHTTP(w, r)
 	if l.odd {
 		l.settle()
 		return
 	}
-	g.idle <- l
+	idle <- l
 }
 
 // settle decides whether a lane that has met something unusual can take another
@@ -410,9 +417,9 @@ func end(g *lanes, l *lane) {
 func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way) {
 	if r.Method == http.MethodGet {
 		if g := busyLanes(m.nodes, to); g != nil {
-			m.short.lead(r.URL.RawQuery, to, g)
+			lead(m.short, r.URL.RawQuery, to, g.idle)
 			if l := freeLane(g, m.nodes.lanes); l != nil {
-				ride(g, l, w, r)
+				ride(g.idle, l, w, r)
 				return
 			}
 		}
@@ -422,13 +429,6 @@ func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way)
 	proxy.ErrorHandler = to.proxy.ErrorHandler
 	proxy.ServeHTTP(w, r) // if this panics, the proxy is not used again
 	m.nodes.carriers.Put(proxy)
-}
-
-// lanesOf returns the lanes of a way, or nil.
-func lanesOf(to *way) *lanes {
-	to.pressure.mu.Lock()
-	defer to.pressure.mu.Unlock()
-	return to.pressure.lanes
 }
 
 // busyLanes returns the lanes of a way whose node is busy, or nil.
@@ -453,8 +453,8 @@ func busyLanes(f *forwarder, to *way) *lanes {
 	return p.lanes
 }
 
-// freeLane returns a lane that is idle, or a new one; nil: there is no room for more, or
-// the node is not trusted with one.
+// freeLane returns a lane that is idle, one that has rested, or a new one; nil: there is
+// no room for more, or the node is not trusted with one.
 func freeLane(g *lanes, m *watchman) *lane {
 	if len(g.idle) > spareLanes {
 		l := <-g.idle
@@ -463,8 +463,19 @@ func freeLane(g *lanes, m *watchman) *lane {
 	if !g.trusted() {
 		return nil
 	}
+	for l := rouse(g); l != nil; l = rouse(g) {
+		err := probe(l)
+		if isTimeout(err) {
+			return l
+		}
+		end(g, l)
+		if err == nil {
+			g.distrust()
+			return nil
+		}
+	}
 	g.mu.Lock()
-	if len(g.open) >= cap(g.idle)/2 {
+	if len(g.open)+len(g.resting) >= cap(g.idle)/2 {
 		g.mu.Unlock()
 		return nil
 	}
@@ -472,5 +483,19 @@ func freeLane(g *lanes, m *watchman) *lane {
 	g.open[l] = true
 	g.mu.Unlock()
 	m.watch(g)
+	return l
+}
+
+// rouse takes the lane that rests since last, or returns nil.
+func rouse(g *lanes) *lane {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	last := len(g.resting) - 1
+	if last < 0 {
+		return nil
+	}
+	l := g.resting[last]
+	g.resting = g.resting[:last]
+	g.open[l] = true
 	return l
 }

@@ -143,6 +143,13 @@ func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lane
 	return url, g, to
 }
 
+// lanesOf returns the lanes of a way, or nil.
+func lanesOf(to *way) *lanes {
+	to.pressure.mu.Lock()
+	defer to.pressure.mu.Unlock()
+	return to.pressure.lanes
+}
+
 // opened is how many requests newLaneGateway makes.
 const opened = 1 + spareLanes + 1
 
@@ -230,11 +237,11 @@ func TestAQueryFromBeforeThereWereLanesIsLedToThem(t *testing.T) {
 		get(t, url)
 	}
 	before := node.connections.Load()
-	press(to, busyNode, time.Now().Add(time.Hour))
-	for i := 0; i < 3; i++ { // the first is led to the lanes, the others go straight
+	press(to, 0, time.Now().Add(time.Hour)) // the node need not be busy for it
+	for i := 0; i < 3; i++ {                // the first is led to the lanes, the others go straight
 		get(t, other)
 	}
-	if got := missedOf(to); node.connections.Load() != before || got != busyNode+1 {
+	if got := missedOf(to); node.connections.Load() != before || got != 0 {
 		t.Errorf("%d connections more, pressure %d", node.connections.Load()-before, got)
 	}
 }
@@ -441,7 +448,7 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 		case opened + 1:
 			return ""
 		case opened + 2:
-			return "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+			return halfAnswer
 		}
 		return plainAnswer
 	}
@@ -475,7 +482,7 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 		soon(t, "the end of the lane", func() bool {
 			for j := len(g.idle); j > 0; j-- {
 				l := <-g.idle
-				l.rested = nil // it stays
+				l.used = true // it stays
 				g.idle <- l
 			}
 			g.tick(now, probes)
@@ -484,15 +491,21 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 	}
 }
 
-func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
-	endless := func(number int64, _ string) string {
+// halfAnswer is the begin of an answer whose rest does not come.
+const halfAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+
+// halfway is a gateway to a node that says halfAnswer from now on, and a lane on which
+// one has come.
+func halfway(t *testing.T) (*laneNode, *lanes, *lane, *http.Response) {
+	t.Helper()
+	half := func(number int64, _ string) string {
 		if number > opened {
-			return "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+			return halfAnswer
 		}
 		return plainAnswer
 	}
-	node := newLaneNode(t, endless)
-	_, g, _ := newLaneGateway(t, node, "")
+	node := newLaneNode(t, half)
+	_, g, _ := newLaneGateway(t, node, "1h")
 	request, err := http.NewRequest(http.MethodGet, "http://"+node.addr+wgamed, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -502,6 +515,24 @@ func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return node, g, l, response
+}
+
+func TestAnAnswerMayTakeLongerThanItsHead(t *testing.T) {
+	_, g, l, response := halfway(t)
+	now := time.Now()
+	for i := 0; i < 3; i++ {
+		g.tick(now.Add(time.Duration(i)*time.Hour), 0)
+	}
+	if lanesOpen(g) != 1 || l.late {
+		t.Errorf("%d lanes, too late: %t; want the one of the answer", lanesOpen(g), l.late)
+	}
+	response.Body.Close()
+	l.settle()
+}
+
+func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
+	node, g, l, response := halfway(t)
 	leave := func() {
 		response.Body.Close()
 		l.settle()
@@ -510,21 +541,243 @@ func TestALaneDoesNotWaitForAnAnswerThatNobodyReads(t *testing.T) {
 	soon(t, "the end of the lane", func() bool { return lanesOpen(g) == spareLanes && node.open.Load() == 1+spareLanes })
 }
 
-func TestIdleLanesAreClosed(t *testing.T) {
+func TestLanesThatAreNotUsedRestAndAreClosed(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
 	url, g, _ := newLaneGateway(t, node, "")
-	g.tick(time.Now(), probes)
+	now := time.Now()
+	g.tick(now, probes)
 	if lanesOpen(g) != spareLanes+1 {
 		t.Errorf("%d lanes after one look", lanesOpen(g))
 	}
 	get(t, url)
+	g.tick(now, probes)
+	if lanesOpen(g) != 1 || laneCount(g) != spareLanes+1 {
+		t.Errorf("%d lanes of %d after two, want the one that was used", lanesOpen(g), laneCount(g))
+	}
+	g.tick(now.Add(time.Second), probes)
+	if done, _ := g.tick(now.Add(g.rest-1), probes); done || laneCount(g) != spareLanes+1 || node.open.Load() != 1+spareLanes+1 {
+		t.Errorf("%d lanes, %d connections: closed too soon", laneCount(g), node.open.Load())
+	}
+	g.tick(now.Add(g.rest), probes)
+	if laneCount(g) != 1 {
+		t.Errorf("%d lanes, want the one that came to rest last", laneCount(g))
+	}
+	if done, _ := g.tick(now.Add(time.Second+g.rest), probes); !done {
+		t.Error("not done")
+	}
+	soon(t, "the end of all", func() bool { return node.open.Load() == 1 })
+}
+
+// restingGateway is a gateway all of whose lanes rest, to a node that says no more than
+// it is asked for until then.
+func restingGateway(t *testing.T, node *laneNode) (string, *lanes, *way) {
+	t.Helper()
+	url, g, to := newLaneGateway(t, node, "")
 	g.tick(time.Now(), probes)
-	if lanesOpen(g) != 1 {
-		t.Errorf("%d lanes after two, want the one that was used", lanesOpen(g))
+	g.tick(time.Now(), probes)
+	if lanesOpen(g) != 0 || laneCount(g) != spareLanes+1 {
+		t.Fatalf("%d lanes of %d do not rest", lanesOpen(g), laneCount(g))
+	}
+	for len(g.idle) > 0 { // the stand-in
+		<-g.idle
+	}
+	return url, g, to
+}
+
+func TestALaneThatRestsTakesTheNextRequest(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g, to := restingGateway(t, node)
+	press(to, busyNode, time.Now().Add(time.Hour))
+	for i := 0; i < 2; i++ {
+		if _, body := get(t, url); body != "ok" {
+			t.Fatalf("%q", body)
+		}
+	}
+	if lanesOpen(g) != 2 || laneCount(g) != spareLanes+1 || node.connections.Load() != 1+spareLanes+1 {
+		t.Errorf("%d lanes of %d, %d connections", lanesOpen(g), laneCount(g), node.connections.Load())
 	}
 	g.tick(time.Now(), probes)
-	soon(t, "the end of all", func() bool { return lanesOpen(g) == 0 && node.open.Load() == 1 })
+	if lanesOpen(g) != 2 {
+		t.Errorf("%d lanes, want the two that were used", lanesOpen(g))
+	}
+}
+
+func TestALaneThatRestsIsReadBeforeItIsUsed(t *testing.T) {
+	later := func(number int64, _ string) string {
+		if number == opened {
+			return plainAnswer + "!laterHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, later)
+	url, g, to := restingGateway(t, node)
+	node.later <- struct{}{}
+	<-node.later
+	press(to, busyNode, time.Now().Add(time.Hour))
+	for i := 0; i < 2*spareLanes; i++ {
+		if _, body := get(t, url); body != "ok" {
+			t.Fatalf("%q", body)
+		}
+	}
+	if g.trusted() {
+		t.Error("the node is trusted still")
+	}
+	g.tick(time.Now(), probes)
+	if laneCount(g) != 0 {
+		t.Errorf("%d lanes, want none", laneCount(g))
+	}
+}
+
+func TestALaneThatIsClosedAtRestIsReplaced(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g, to := restingGateway(t, node)
+	g.mu.Lock()
+	for _, l := range g.resting {
+		l.conn.Close()
+	}
+	g.mu.Unlock()
+	press(to, busyNode, time.Now().Add(time.Hour))
+	if _, body := get(t, url); body != "ok" {
+		t.Fatalf("%q", body)
+	}
+	if laneCount(g) != 1 || !g.trusted() || node.requests.Load() != opened+1 {
+		t.Errorf("%d lanes, trusted %t, %d requests", laneCount(g), g.trusted(), node.requests.Load())
+	}
+}
+
+func TestLanesAtRestCountAsLanes(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	_, g, _ := restingGateway(t, newLaneNode(t, plain))
+	room := cap(g.idle) / 2
+	for i := lanesOpen(g) + spareLanes + 1; i < room; i++ {
+		g.open[g.make()] = true
+	}
+	m := newWatchman()
+	m.every = time.Hour
+	for i := 0; i <= spareLanes; i++ { // those at rest
+		if freeLane(g, m) == nil {
+			t.Fatal("no lane")
+		}
+	}
+	if freeLane(g, m) != nil || laneCount(g) != room {
+		t.Errorf("%d lanes, want %d", laneCount(g), room)
+	}
+}
+
+// watchedConn tells when a deadline is set.
+type watchedConn struct {
+	net.Conn
+	set func()
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *watchedConn) SetReadDeadline(t time.Time) error {
+	c.set()
+	return c.Conn.SetReadDeadline(t)
+}
+
+// A look takes a while, in which requests take lanes, so that one that was looked at
+// comes to the front again. That nobody has used it since says nothing.
+func TestALaneThatIsMetTwiceAtALookDoesNotRest(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	_, g, _ := newLaneGateway(t, newLaneNode(t, plain), "")
+	first := <-g.idle
+	var taken []*lane
+	take := func() { // when the first is read
+		for len(g.idle) > 2 {
+			l := <-g.idle
+			taken = append(taken, l)
+		}
+	}
+	first.conn = &watchedConn{Conn: first.conn, set: take}
+	var others []*lane
+	for len(g.idle) > 0 {
+		l := <-g.idle
+		others = append(others, l)
+	}
+	g.idle <- first
+	for _, l := range others {
+		g.idle <- l
+	}
+	g.tick(time.Now(), probes)
+	if len(taken) != spareLanes-2 || len(g.idle) != 3 || lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d taken, %d idle, %d of %d lanes do not rest", len(taken), len(g.idle), lanesOpen(g), laneCount(g))
+	}
+}
+
+func TestALaneThatIsLostIsForgottenUntilItIsBack(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	_, g, _ := newLaneGateway(t, newLaneNode(t, plain), "")
+	lost := <-g.idle
+	look := func() {
+		for i := len(g.idle); i > 0; i-- {
+			l := <-g.idle
+			l.used = true
+			g.idle <- l
+		}
+		g.tick(time.Now(), 0)
+	}
+	for i := 1; i < lostAfter; i++ {
+		look()
+	}
+	if lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d lanes: forgotten too soon", lanesOpen(g))
+	}
+	look()
+	if lanesOpen(g) != spareLanes {
+		t.Errorf("%d lanes, want all but the one that is lost", lanesOpen(g))
+	}
+	g.idle <- lost
+	look()
+	if lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d lanes, want all", lanesOpen(g))
+	}
+}
+
+// A lane may be opened when it has just been found that there are none.
+func TestLanesAreWatchedAsLongAsThereAreAny(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	_, g, _ := restingGateway(t, newLaneNode(t, plain))
+	m := newWatchman()
+	m.every = time.Hour
+	m.watch(g)
+	m.leave(g)
+	if !m.watched[g] {
+		t.Error("lanes at rest are not watched")
+	}
+	visitResting(g, time.Now(), false)
+	m.leave(g)
+	if m.watched[g] {
+		t.Error("watched, where there is nothing to watch")
+	}
+}
+
+func TestLanesEndWithTheirForwarder(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	m, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	get(t, url)
+	for i := 0; i < 2; i++ {
+		press(wgamedsWay(), busyNode, time.Now().Add(time.Hour))
+		get(t, url)
+	}
+	g := lanesOf(wgamedsWay())
+	g.tick(time.Now(), probes)
+	get(t, url)
+	g.tick(time.Now(), probes)
+	if lanesOpen(g) != 1 || laneCount(g) != 3 {
+		t.Fatalf("%d lanes of %d", lanesOpen(g), laneCount(g))
+	}
+	m.nodes.close()
+	g.tick(time.Now(), probes)
+	if laneCount(g) != 0 {
+		t.Errorf("%d lanes, want none", laneCount(g))
+	}
 }
 
 func TestNoRequestWaitsForALaneInVain(t *testing.T) {
@@ -547,7 +800,7 @@ func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 		t.Fatal(err)
 	}
 	request.Header.Set(nodeHeader, node.addr)
-	ride(g, l, recorder, request)
+	ride(g.idle, l, recorder, request)
 	if recorder.body.String() != "ok" || len(g.idle) != 0 {
 		t.Errorf("%q, %d idle", recorder.body.String(), len(g.idle))
 	}

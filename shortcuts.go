@@ -32,29 +32,27 @@ type way struct {
 	patience    time.Duration // how long the head of an answer may take
 
 	pressure *pressure
+	idle     chan *lane // of its lanes; guarded by the mu of the shortcuts that lead here; see lead
 }
 
 func newShortcuts() *shortcuts {
 	return &shortcuts{known: map[string]*way{}, lanes: map[string]chan *lane{}}
 }
 
-// put adds a shortcut, which leads to the way's lanes if there are some already.
+// put adds a shortcut. The next request leads it to the way's lanes, if there are some.
 func (s *shortcuts) put(query string, to *way) {
-	g := lanesOf(to)
 	s.mu.Lock()
 	s.known[query] = to
 	delete(s.lanes, query)
-	if g != nil {
-		s.lanes[query] = g.idle
-	}
 	s.mu.Unlock()
 }
 
-// lead has a shortcut lead to lanes, if it still leads their way.
-func (s *shortcuts) lead(query string, to *way, g *lanes) {
+// lead has a shortcut lead to the idle lanes of its way, and plain know of them.
+func lead(s *shortcuts, query string, to *way, idle chan *lane) {
 	s.mu.Lock()
-	if s.known[query] == to {
-		s.lanes[query] = g.idle
+	to.idle = idle
+	if s.known[query] == to { // it still leads there
+		s.lanes[query] = idle
 	}
 	s.mu.Unlock()
 }
@@ -140,15 +138,29 @@ func (m *middleware) handler() http.Handler {
 	return http.HandlerFunc(handle)
 }
 
-// plain takes a request on that has no Connection header, and no shortcut, a body, or
-// no lane.
+// plain takes a request on that has no Connection header, and no shortcut, a body, no
+// lane, or a shortcut that does not lead to the lanes of its way yet.
 func plain(m *middleware, w http.ResponseWriter, r *http.Request) {
-	to := m.short.get(r.URL.RawQuery)
+	s := m.short
+	query := r.URL.RawQuery
+	var idle chan *lane
+	s.mu.RLock()
+	to := s.known[query]
+	if to != nil {
+		idle = to.idle
+	}
+	s.mu.RUnlock()
 	if to == nil || r.ContentLength != 0 {
 		longWay(m, w, r)
 		return
 	}
 	r.Header[nodeHeader] = to.header
+	if len(idle) > spareLanes && r.Method == http.MethodGet {
+		lead(s, query, to, idle)
+		l := <-idle
+		ride(idle, l, w, r)
+		return
+	}
 	r.Header["Connection"] = dropNodeHeader
 	withoutLane(m, w, r, to)
 }

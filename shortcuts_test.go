@@ -11,11 +11,8 @@ import (
 	"time"
 )
 
-// testWay is a way that is only looked at.
-var testWay = &way{pressure: &pressure{}}
-
-// testLanes are some that are only looked at.
-var testLanes = &lanes{idle: make(chan *lane, 1)}
+// testIdle is for lanes that are only looked at.
+var testIdle = make(chan *lane, 1)
 
 // has tells whether a query has a shortcut, or leads to lanes.
 func (s *shortcuts) has(query string) bool {
@@ -24,10 +21,12 @@ func (s *shortcuts) has(query string) bool {
 	return s.known[query] != nil || s.lanes[query] != nil
 }
 
-// remember makes a shortcut to a route, and has it lead to lanes.
-func remember(t *table, r *route, short *shortcuts, query string) {
-	t.remember(r, short, query, testWay)
-	short.lead(query, testWay, testLanes)
+// remember makes a shortcut to a route, and has it lead to lanes. It returns the way.
+func remember(t *table, r *route, short *shortcuts, query string) *way {
+	to := &way{pressure: &pressure{}}
+	t.remember(r, short, query, to)
+	lead(short, query, to, testIdle)
+	return to
 }
 
 // shortTable returns a table of a Redis with one route, that route, and shortcuts
@@ -124,13 +123,13 @@ func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 
 func TestAShortcutThatLeadsElsewhereLeadsToNoLanesOfBefore(t *testing.T) {
 	_, table, r, short := shortTable(t)
-	remember(table, r, short, "q")
+	before := remember(table, r, short, "q")
 	other := &way{pressure: &pressure{}}
 	table.remember(r, short, "q", other)
 	if short.lanes["q"] != nil {
 		t.Error("the lanes are those of another way")
 	}
-	short.lead("q", testWay, testLanes) // by a request that is late
+	lead(short, "q", before, testIdle) // by a request that is late
 	if short.lanes["q"] != nil {
 		t.Error("the lanes of the way of before again")
 	}

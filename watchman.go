@@ -14,6 +14,7 @@ type watchman struct {
 	mu         sync.Mutex
 	watched    map[*lanes]bool
 	looking    bool // and will come back
+	closed     bool // there are to be no lanes any more
 }
 
 func newWatchman() *watchman {
@@ -48,11 +49,34 @@ func (m *watchman) look() {
 		idle, more := g.tick(time.Now(), left)
 		left = more
 		if idle {
-			m.mu.Lock()
-			delete(m.watched, g)
-			m.mu.Unlock()
+			m.leave(g)
 		}
 	}
+}
+
+// leave has lanes not looked after, if there are none of them. One that is new is watched
+// after it was opened, so it is seen here or watched again.
+func (m *watchman) leave(g *lanes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if laneCount(g) == 0 {
+		delete(m.watched, g)
+	}
+}
+
+// trusts tells whether a node may have lanes.
+func (m *watchman) trusts(address string) bool {
+	m.mu.Lock()
+	closed := m.closed
+	m.mu.Unlock()
+	return !closed && m.distrusted.get(address) == nil
+}
+
+// close has all lanes closed that are idle or at rest, at the next look.
+func (m *watchman) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
 }
 
 // comeBack ends a look.
@@ -77,57 +101,117 @@ func (m *watchman) all() []*lanes {
 // tick closes the lanes that are of no use any more, and sees to it that no request
 // waits for one in vain. It reads as many idle ones as are left to read, at most. It
 // returns whether there is nothing to look after any more, and how many are left then.
+//
+// What is done for each lane, or for each idle one, is for a node with many clients the
+// dearest of all that is not done for a request, so it is in functions, not in methods,
+// and asks what costs least first (see handler).
 func (g *lanes) tick(now time.Time, left int) (bool, int) {
-	for i := len(g.idle); i > 0; i-- {
-		next, some := reflect.ValueOf(g.idle).TryRecv()
+	for _, l := range g.all() {
+		if len(l.under) > 0 {
+			lookAt(g, l, now)
+		} else {
+			notSeen(g, l)
+		}
+	}
+	trusted := g.trusted()
+	left = visitIdle(g, now, left, trusted)
+	visitResting(g, now, trusted)
+	if len(g.idle) == 0 {
+		g.idle <- g.standIn()
+		return false, left
+	}
+	return laneCount(g) == 0, left
+}
+
+// laneCount returns how many lanes there are.
+func laneCount(g *lanes) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.open) + len(g.resting)
+}
+
+// visitIdle has the idle lanes rest that nobody has used since the last visit, reads as
+// many of the others as are left to read, and returns how many are left then. A visit
+// takes a while, in which requests take lanes and bring them back; so it may meet one
+// twice.
+func visitIdle(g *lanes, now time.Time, left int, trusted bool) int {
+	g.visits++
+	i := len(g.idle)
+	idle := reflect.ValueOf(g.idle)
+	for ; i > 0; i-- {
+		next, some := idle.TryRecv()
 		if !some {
 			break
 		}
 		l := next.Interface().(*lane)
-		if l.over { // a stand-in
+		if l.visit == g.visits || l.over { // over: a stand-in
 			g.idle <- l
 			continue
 		}
-		keep := l.last != l.rested && g.trusted()
+		if trusted && !l.used {
+			layDown(g, l, now)
+			continue
+		}
+		keep := trusted
 		if keep && left > 0 {
 			left--
-			keep = g.probe(l)
+			err := probe(l)
+			keep = isTimeout(err)
+			if err == nil {
+				g.distrust()
+				trusted = false
+			}
 		}
 		if !keep {
 			end(g, l)
 			continue
 		}
-		l.rested = l.last
-		l.absent = -1 // look comes by
-		g.list(l)
+		if l.absent >= lostAfter {
+			relist(g, l)
+		}
+		l.visit = g.visits
+		l.used = false
+		l.absent = 0
 		g.idle <- l
 	}
-	for _, l := range g.all() {
-		l.look(g, now)
-	}
-	if len(g.idle) == 0 {
-		g.idle <- g.standIn()
-		return false, left
-	}
-	return len(g.all()) == 0, left
+	return left
 }
 
-// probe reads an idle lane, and tells whether the node has been silent on it.
-func (g *lanes) probe(l *lane) bool {
+// layDown has a lane rest.
+func layDown(g *lanes, l *lane, now time.Time) {
+	l.rested = now
+	g.mu.Lock()
+	delete(g.open, l)
+	g.resting = append(g.resting, l)
+	g.mu.Unlock()
+}
+
+// visitResting closes the lanes that have rested long enough; all, where the node is not
+// trusted.
+func visitResting(g *lanes, now time.Time, trusted bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	over := 0
+	for over < len(g.resting) {
+		l := g.resting[over]
+		if trusted && (g.rest == 0 || now.Sub(l.rested) < g.rest) {
+			break
+		}
+		l.conn.Close()
+		over++
+	}
+	if over > 0 {
+		g.resting = append([]*lane{}, g.resting[over:]...)
+	}
+}
+
+// probe reads a lane that is idle or has rested. The error is a time-out where the node has been silent on it,
+// and nil where it has not.
+func probe(l *lane) error {
 	_ = l.conn.SetReadDeadline(time.Now().Add(probeTime))
 	_, err := l.reader.Peek(1)
 	_ = l.conn.SetReadDeadline(time.Time{})
-	if err == nil {
-		g.distrust()
-	}
-	return isTimeout(err)
-}
-
-// list notes that a lane is there, which may have been taken for lost.
-func (g *lanes) list(l *lane) {
-	g.mu.Lock()
-	g.open[l] = true
-	g.mu.Unlock()
+	return err
 }
 
 // all returns the lanes that are open.
@@ -141,34 +225,44 @@ func (g *lanes) all() []*lane {
 	return open
 }
 
-// look closes a lane whose request's client has gone, or whose node has had the time to
-// answer. A request that has ended by a panic has left its lane in under, or nowhere:
-// one that is not seen again for long is forgotten, and the collector of garbage closes
-// its connection.
-func (l *lane) look(g *lanes, now time.Time) {
+// notSeen notes that a lane is not under way. One that is neither that nor idle is lost:
+// a request that has ended by a panic has left it in under, or nowhere. So one that is not
+// seen for long is forgotten, and the collector of garbage closes its connection.
+func notSeen(g *lanes, l *lane) {
+	l.seen = nil
+	l.absent++
+	if l.absent == lostAfter {
+		g.mu.Lock()
+		delete(g.open, l)
+		g.mu.Unlock()
+	}
+}
+
+// relist notes that a lane is there that was taken for lost.
+func relist(g *lanes, l *lane) {
+	g.mu.Lock()
+	g.open[l] = true
+	g.mu.Unlock()
+}
+
+// lookAt closes a lane whose request's client has gone, or whose node has had the time to
+// answer.
+func lookAt(g *lanes, l *lane, now time.Time) {
 	value, some := reflect.ValueOf(l.under).TryRecv() // Yaegi: a select is not safe (see choose)
 	if !some {
-		l.seen = nil
-		l.absent++
-		if l.absent == lostAfter {
-			g.mu.Lock()
-			delete(g.open, l)
-			g.mu.Unlock()
-		}
+		notSeen(g, l)
 		return
 	}
 	l.absent = 0
 	r := value.Interface().(*http.Request)
-	limit := l.transport.ResponseHeaderTimeout
-	switch {
-	case r.Context().Err() != nil:
-		l.stop()
+	if r.Context().Err() != nil {
+		retire(l)
 		end(g, l)
-	case l.seen != r || l.timeless:
+	} else if l.seen != r || l.timeless {
 		l.seen = r
 		l.since = now
-	case limit > 0 && now.Sub(l.since) >= limit:
-		l.stop()
+	} else if limit := l.transport.ResponseHeaderTimeout; limit > 0 && now.Sub(l.since) >= limit {
+		retire(l)
 		l.late = true
 		if l.conn != nil {
 			l.conn.Close()
@@ -177,9 +271,9 @@ func (l *lane) look(g *lanes, now time.Time) {
 	l.under <- r
 }
 
-// stop has a lane take no other request. It writes nothing that its request may be
+// retire has a lane take no other request. It writes nothing that its request may be
 // reading: odd, once the body of an answer is on its way, which has set it.
-func (l *lane) stop() {
+func retire(l *lane) {
 	if !l.odd {
 		l.odd = true
 	}
