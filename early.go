@@ -169,11 +169,9 @@ func init() {
 	_ = (*watches)(nil).add
 	_ = (*watches)(nil).remove
 	_ = (*watchman)(nil).all
-	_ = (*watchman)(nil).close
 	_ = (*watchman)(nil).comeBack
 	_ = (*watchman)(nil).leave
 	_ = (*watchman)(nil).look
 	_ = (*watchman)(nil).lookLater
-	_ = (*watchman)(nil).trusts
 	_ = (*watchman)(nil).watch
 }

@@ -72,6 +72,7 @@ func (m *middleware) newWay(node *target) *way {
 		}
 	}
 	to.pressure = &pressure{}
+	to.current = m.current
 	return to
 }
 
@@ -246,7 +247,6 @@ func (a *attempt) asReceived(out *http.Request) *http.Request {
 
 // close lets go of the idle connections; those in use end by themselves.
 func (f *forwarder) close() {
-	f.lanes.close()
 	f.transport.CloseIdleConnections()
 }
 

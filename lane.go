@@ -65,7 +65,7 @@ type lanes struct {
 	idle     chan *lane // with room for twice as many as there may be
 	make     func() *lane
 	standIn  func() *lane
-	trusted  func() bool
+	trusted  func() bool   // the way may have lanes
 	distrust func()        // the node has said more than it was asked for
 	rest     time.Duration // how long a lane may; 0: for ever
 
@@ -134,7 +134,7 @@ func laneRoom(f *forwarder, to *way) int {
 // newLanes returns the lanes of a way, none yet.
 func newLanes(f *forwarder, to *way, room int) *lanes {
 	g := &lanes{open: map[*lane]bool{}, rest: f.transport.IdleConnTimeout}
-	g.trusted = func() bool { return f.lanes.trusts(to.node.dial) }
+	g.trusted = func() bool { return to.current() && f.lanes.distrusted.get(to.node.dial) == nil }
 	g.distrust = func() { f.lanes.distrusted.put(to.node.dial, true) }
 	g.make = func() *lane {
 		l := newLane(f, to)
@@ -454,7 +454,7 @@ func busyLanes(f *forwarder, to *way) *lanes {
 }
 
 // freeLane returns a lane that is idle, one that has rested, or a new one; nil: there is
-// no room for more, or the node is not trusted with one.
+// no room for more, or there are to be none.
 func freeLane(g *lanes, m *watchman) *lane {
 	if len(g.idle) > spareLanes {
 		l := <-g.idle

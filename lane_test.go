@@ -87,12 +87,12 @@ var laneSetting atomic.Int64
 
 // newLaneMiddleware returns a middleware whose watchman does not come by himself, the
 // URL of wgamed through it, and wgamed's way once it is known.
-func newLaneMiddleware(t *testing.T, redis, timeout string) (*middleware, string, func() *way) {
+func newLaneMiddleware(ctx context.Context, t *testing.T, redis, timeout string) (*middleware, string, func() *way) {
 	t.Helper()
 	config := testConfig(redis)
 	config.ServersTransport = &dynamic.ServersTransport{MaxIdleConnsPerHost: 20 + int(laneSetting.Add(1))}
 	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: timeout}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	t.Cleanup(cancel)
 	m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
 	if err != nil {
@@ -109,7 +109,7 @@ func newNodeGateway(t *testing.T, node *laneNode, timeout string) (string, func(
 	t.Helper()
 	redis := newPushingRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	_, url, wgamedsWay := newLaneMiddleware(t, redis.addr, timeout)
+	_, url, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, timeout)
 	return url, wgamedsWay
 }
 
@@ -755,12 +755,14 @@ func TestLanesAreWatchedAsLongAsThereAreAny(t *testing.T) {
 	}
 }
 
-func TestLanesEndWithTheirForwarder(t *testing.T) {
+func TestLanesEndWithTheirRouter(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
 	redis := newPushingRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	m, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	_, url, wgamedsWay := newLaneMiddleware(ctx, t, redis.addr, "")
 	get(t, url)
 	for i := 0; i < 2; i++ {
 		press(wgamedsWay(), busyNode, time.Now().Add(time.Hour))
@@ -773,7 +775,7 @@ func TestLanesEndWithTheirForwarder(t *testing.T) {
 	if lanesOpen(g) != 1 || laneCount(g) != 3 {
 		t.Fatalf("%d lanes of %d", lanesOpen(g), laneCount(g))
 	}
-	m.nodes.close()
+	cancel()
 	g.tick(time.Now(), probes)
 	if laneCount(g) != 0 {
 		t.Errorf("%d lanes, want none", laneCount(g))

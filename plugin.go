@@ -171,6 +171,7 @@ type middleware struct {
 	fallback       bool
 	debugHeaders   bool
 	sessions       *sessionSettings
+	current        func() bool
 	short          *shortcuts // query string -> node, for the most of requests
 	ways           *memo      // address -> *way
 }
@@ -226,6 +227,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		fallback:       config.Fallback,
 		debugHeaders:   config.DebugHeaders,
 		sessions:       sessions,
+		current:        func() bool { return ctx.Err() == nil },
 		short:          newShortcuts(),
 		ways:           &memo{max: maxWays},
 	}

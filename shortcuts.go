@@ -26,6 +26,9 @@ type way struct {
 	secure bool // by TLS
 	asSent bool // target and Host of a request go to the node as they come
 	gate   *gate
+	// current tells whether the router is there still. After a reload another one has
+	// its own ways.
+	current func() bool
 
 	// For handshakes.
 	maxSessions int           // websocket.maxPerNode

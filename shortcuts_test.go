@@ -137,7 +137,7 @@ func TestAShortcutThatLeadsElsewhereLeadsToNoLanesOfBefore(t *testing.T) {
 
 func TestRequestsByLanesFollowTheirRoute(t *testing.T) {
 	redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "old"))
-	m, url, wgamedsWay := newLaneMiddleware(t, redis.addr, "")
+	m, url, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, "")
 	waitFor(t, "the link", m.table.connected)
 	for _, name := range []string{"old", "new", "newer"} {
 		if name != "old" {

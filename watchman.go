@@ -14,7 +14,6 @@ type watchman struct {
 	mu         sync.Mutex
 	watched    map[*lanes]bool
 	looking    bool // and will come back
-	closed     bool // there are to be no lanes any more
 }
 
 func newWatchman() *watchman {
@@ -62,21 +61,6 @@ func (m *watchman) leave(g *lanes) {
 	if laneCount(g) == 0 {
 		delete(m.watched, g)
 	}
-}
-
-// trusts tells whether a node may have lanes.
-func (m *watchman) trusts(address string) bool {
-	m.mu.Lock()
-	closed := m.closed
-	m.mu.Unlock()
-	return !closed && m.distrusted.get(address) == nil
-}
-
-// close has all lanes closed that are idle or at rest, at the next look.
-func (m *watchman) close() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closed = true
 }
 
 // comeBack ends a look.
@@ -186,8 +170,8 @@ func layDown(g *lanes, l *lane, now time.Time) {
 	g.mu.Unlock()
 }
 
-// visitResting closes the lanes that have rested long enough; all, where the node is not
-// trusted.
+// visitResting closes the lanes that have rested long enough; all, where there are to be
+// none any more.
 func visitResting(g *lanes, now time.Time, trusted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
