@@ -37,6 +37,10 @@ const (
 	// for idleConnTimeout; one whose client has gone, or whose node has not answered
 	// in time, is closed at a look.
 	laneTick = 100 * time.Millisecond
+	// restLooks is at how many looks one of them is at lanes that rest, all of a way,
+	// and emptyLooks after how many in a row that find no lane there is none any more.
+	restLooks  = 10
+	emptyLooks = 10
 	// busyNode is how many requests to a node within a tick have to find no lane for
 	// the node to get one.
 	busyNode = 16
@@ -50,6 +54,9 @@ const (
 	// long it takes to read one, since a deadline that has passed reads nothing.
 	probes    = 64
 	probeTime = time.Millisecond
+	// probeTries is how often that is tried, where the processor was taken away
+	// meanwhile.
+	probeTries = 3
 	// lostAfter is after how many looks in a row at which it was neither idle nor
 	// under way a lane counts as lost. It is so for the moments in which an answer is
 	// written to the client.
@@ -70,9 +77,10 @@ type lanes struct {
 	rest     time.Duration // how long a lane may; 0: for ever
 
 	visits int // the watchman's
+	empty  int // the watchman's: looks in a row that have found no lane
 
 	mu      sync.Mutex
-	open    map[*lane]bool // but those at rest
+	open    map[*lane]bool // all but those at rest
 	resting []*lane        // the one that has rested longest is the first
 }
 
@@ -84,8 +92,8 @@ type pressure struct {
 	lanes  *lanes    // nil: the node has not been busy yet
 }
 
-// lane belongs to the request that has taken it out of idle, but while that is in under
-// to whoever takes it out there.
+// lane belongs to whoever has taken it out of idle or resting, which is a request or the
+// watchman; but while that request is in under, to whoever takes it out there.
 //
 // Yaegi: it does not know the way that it belongs to, nor do lanes: types that contain
 // each other get mixed up.
@@ -454,7 +462,8 @@ func busyLanes(f *forwarder, to *way) *lanes {
 }
 
 // freeLane returns a lane that is idle, one that has rested, or a new one; nil: there is
-// no room for more, or there are to be none.
+// no room for more, or there are to be none. To read one that has rested takes longer than
+// to dial a node that is near, but much less of the processor.
 func freeLane(g *lanes, m *watchman) *lane {
 	if len(g.idle) > spareLanes {
 		l := <-g.idle
@@ -495,6 +504,7 @@ func rouse(g *lanes) *lane {
 		return nil
 	}
 	l := g.resting[last]
+	g.resting[last] = nil
 	g.resting = g.resting[:last]
 	g.open[l] = true
 	return l

@@ -25,6 +25,15 @@ type laneNode struct {
 	connections atomic.Int64
 	open        atomic.Int64
 	later       chan struct{} // has it say what comes later, and tells when it has
+	conns       chan net.Conn // all that there were, the first 100
+}
+
+// hangUp closes all connections.
+func (n *laneNode) hangUp() {
+	for len(n.conns) > 0 {
+		conn := <-n.conns
+		conn.Close()
+	}
 }
 
 // plainAnswer is an answer of usual kind.
@@ -39,7 +48,7 @@ func newLaneNode(t *testing.T, answer func(number int64, head string) string) *l
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &laneNode{addr: listener.Addr().String(), later: make(chan struct{})}
+	n := &laneNode{addr: listener.Addr().String(), later: make(chan struct{}), conns: make(chan net.Conn, 100)}
 	serve := func(conn net.Conn) {
 		defer conn.Close()
 		defer n.open.Add(-1)
@@ -74,6 +83,9 @@ func newLaneNode(t *testing.T, answer func(number int64, head string) string) *l
 			}
 			n.connections.Add(1)
 			n.open.Add(1)
+			if len(n.conns) < cap(n.conns) {
+				n.conns <- conn
+			}
 			go serve(conn)
 		}
 	}
@@ -153,7 +165,7 @@ func lanesOf(to *way) *lanes {
 // opened is how many requests newLaneGateway makes.
 const opened = 1 + spareLanes + 1
 
-// lanesOpen tells how many lanes there are.
+// lanesOpen tells how many lanes there are that do not rest.
 func lanesOpen(g *lanes) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -433,7 +445,7 @@ func TestALaneWaitsForAnAnswerNoLongerThanItMay(t *testing.T) {
 	g.tick(now, probes)
 	g.tick(now.Add(time.Hour-time.Second), probes)
 	if lanesOpen(g) != 1 {
-		t.Errorf("%d lanes, want the one that waits", lanesOpen(g)) // the idle ones are gone
+		t.Errorf("%d lanes, want the one that waits", lanesOpen(g)) // the idle ones rest
 	}
 	g.tick(now.Add(time.Hour), probes)
 	soon(t, "the answer", func() bool { return len(status) == 1 })
@@ -563,6 +575,11 @@ func TestLanesThatAreNotUsedRestAndAreClosed(t *testing.T) {
 	if laneCount(g) != 1 {
 		t.Errorf("%d lanes, want the one that came to rest last", laneCount(g))
 	}
+	for i := 1; i < emptyLooks; i++ {
+		if done, _ := g.tick(now.Add(time.Second+g.rest), probes); done {
+			t.Errorf("done at look %d", i)
+		}
+	}
 	if done, _ := g.tick(now.Add(time.Second+g.rest), probes); !done {
 		t.Error("not done")
 	}
@@ -630,15 +647,12 @@ func TestALaneThatRestsIsReadBeforeItIsUsed(t *testing.T) {
 	}
 }
 
-func TestALaneThatIsClosedAtRestIsReplaced(t *testing.T) {
+func TestALaneThatTheNodeClosesAtRestIsReplaced(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
 	url, g, to := restingGateway(t, node)
-	g.mu.Lock()
-	for _, l := range g.resting {
-		l.conn.Close()
-	}
-	g.mu.Unlock()
+	node.hangUp()
+	soon(t, "the end of all connections", func() bool { return node.open.Load() == 0 })
 	press(to, busyNode, time.Now().Add(time.Hour))
 	if _, body := get(t, url); body != "ok" {
 		t.Fatalf("%q", body)
@@ -648,7 +662,73 @@ func TestALaneThatIsClosedAtRestIsReplaced(t *testing.T) {
 	}
 }
 
-func TestLanesAtRestCountAsLanes(t *testing.T) {
+func TestLanesThatTheNodeClosesAtRestAreClosedAtALook(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	_, g, _ := restingGateway(t, node)
+	for i := 0; i < 2*spareLanes; i++ {
+		g.tick(time.Now(), probes)
+	}
+	if laneCount(g) != spareLanes+1 {
+		t.Errorf("%d lanes, want all", laneCount(g))
+	}
+	node.hangUp()
+	soon(t, "the end of all connections", func() bool { return node.open.Load() == 0 })
+	soon(t, "the end of all lanes", func() bool {
+		g.tick(time.Now(), probes)
+		return laneCount(g) == 0
+	})
+	if !g.trusted() {
+		t.Error("the node is trusted no more")
+	}
+}
+
+func TestANodeThatHasWaitedTooLongAtRestIsTrusted(t *testing.T) {
+	later := func(number int64, _ string) string {
+		if number == opened {
+			return plainAnswer + "!close!laterHTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, later)
+	_, g, _ := restingGateway(t, node)
+	node.later <- struct{}{}
+	<-node.later
+	soon(t, "the end of the lane", func() bool {
+		g.tick(time.Now(), probes)
+		return laneCount(g) == spareLanes
+	})
+	if !g.trusted() {
+		t.Error("the node is trusted no more")
+	}
+}
+
+// Where all lanes rest most looks leave them alone, unless a request may wait for one.
+func TestLanesAtRestAreLookedAtSeldom(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	_, g, _ := restingGateway(t, newLaneNode(t, plain))
+	if atRest(g) {
+		t.Error("no stand-in, and nobody looks after it")
+	}
+	m := newWatchman()
+	m.every = time.Hour
+	m.watch(g)
+	before := g.visits
+	for i := 0; i < restLooks; i++ {
+		m.look()
+	}
+	if got := g.visits - before; got != 2 { // the first one makes a stand-in
+		t.Errorf("looked at %d times in %d looks", got, restLooks)
+	}
+	l := rouse(g)
+	g.idle <- l
+	m.look()
+	if got := g.visits - before; got != 3 {
+		t.Errorf("looked at %d times, want 3: a lane does not rest", got)
+	}
+}
+
+func TestLanesThatHaveRestedCountAsLanes(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	_, g, _ := restingGateway(t, newLaneNode(t, plain))
 	room := cap(g.idle) / 2

@@ -42,7 +42,7 @@ func newShortcuts() *shortcuts {
 	return &shortcuts{known: map[string]*way{}, lanes: map[string]chan *lane{}}
 }
 
-// put adds a shortcut. The next request leads it to the way's lanes, if there are some.
+// put adds a shortcut. The next plain GET leads it to the way's lanes, if some are idle.
 func (s *shortcuts) put(query string, to *way) {
 	s.mu.Lock()
 	s.known[query] = to
@@ -159,8 +159,8 @@ func plain(m *middleware, w http.ResponseWriter, r *http.Request) {
 	}
 	r.Header[nodeHeader] = to.header
 	if len(idle) > spareLanes && r.Method == http.MethodGet {
-		lead(s, query, to, idle)
 		l := <-idle
+		lead(s, query, to, idle)
 		ride(idle, l, w, r)
 		return
 	}

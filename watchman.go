@@ -1,8 +1,11 @@
 package dynamicforward
 
 import (
+	"errors"
+	"io"
 	"net/http"
 	"reflect"
+	"regexp"
 	"sync"
 	"time"
 )
@@ -14,6 +17,7 @@ type watchman struct {
 	mu         sync.Mutex
 	watched    map[*lanes]bool
 	looking    bool // and will come back
+	looks      int  // the watchman's
 }
 
 func newWatchman() *watchman {
@@ -44,7 +48,11 @@ func (m *watchman) look() {
 	defer m.comeBack()
 	defer recovered("looking after connections to nodes")
 	left := probes
+	m.looks++
 	for _, g := range m.all() {
+		if m.looks%restLooks != 0 && atRest(g) {
+			continue
+		}
 		idle, more := g.tick(time.Now(), left)
 		left = more
 		if idle {
@@ -100,11 +108,25 @@ func (g *lanes) tick(now time.Time, left int) (bool, int) {
 	trusted := g.trusted()
 	left = visitIdle(g, now, left, trusted)
 	visitResting(g, now, trusted)
+	readResting(g)
 	if len(g.idle) == 0 {
 		g.idle <- g.standIn()
 		return false, left
 	}
-	return laneCount(g) == 0, left
+	if laneCount(g) > 0 {
+		g.empty = 0
+		return false, left
+	}
+	// A request may have seen idle lanes that are gone, and be about to wait for one.
+	g.empty++
+	return g.empty >= emptyLooks, left
+}
+
+// atRest tells whether all lanes of a way rest, and no request waits for one.
+func atRest(g *lanes) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.open) == 0 && len(g.resting) > 0 && len(g.idle) > 0
 }
 
 // laneCount returns how many lanes there are.
@@ -189,14 +211,82 @@ func visitResting(g *lanes, now time.Time, trusted bool) {
 	}
 }
 
-// probe reads a lane that is idle or has rested. The error is a time-out where the node has been silent on it,
-// and nil where it has not.
-func probe(l *lane) error {
-	_ = l.conn.SetReadDeadline(time.Now().Add(probeTime))
-	_, err := l.reader.Peek(1)
-	_ = l.conn.SetReadDeadline(time.Time{})
-	return err
+// readResting reads a lane at rest, another one each time, and more where the node has
+// closed it: it has likely closed others too.
+func readResting(g *lanes) {
+	for {
+		l, at := takeResting(g)
+		if l == nil {
+			return
+		}
+		err := probe(l)
+		if isTimeout(err) {
+			putBack(g, l, at)
+			return
+		}
+		end(g, l)
+		if err == nil {
+			g.distrust()
+			return
+		}
+	}
 }
+
+// takeResting takes a lane that rests, and tells where it was. nil: there is none.
+func takeResting(g *lanes) (*lane, int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.resting) == 0 {
+		return nil, 0
+	}
+	at := g.visits % len(g.resting)
+	l := g.resting[at]
+	g.resting = append(g.resting[:at], g.resting[at+1:]...)
+	g.open[l] = true
+	return l, at
+}
+
+// putBack has a lane rest where it was, or where others have left room for it.
+func putBack(g *lanes, l *lane, at int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.open, l)
+	if at > len(g.resting) {
+		at = len(g.resting)
+	}
+	rest := append([]*lane{l}, g.resting[at:]...)
+	g.resting = append(g.resting[:at], rest...)
+}
+
+// probe reads a lane that is idle or has rested. The error is a time-out where the node
+// has been silent on it; nil where it has not, but to say, as it may, that it has waited
+// too long for a request and closes the connection (RFC 9110, 15.5.9).
+func probe(l *lane) error {
+	for try := 0; try < probeTries; try++ {
+		now := time.Now()
+		_ = l.conn.SetReadDeadline(now.Add(probeTime))
+		early := time.Since(now) < probeTime/2 // else the deadline may have passed, and nothing is read
+		_, err := l.reader.Peek(1)
+		_ = l.conn.SetReadDeadline(time.Time{})
+		if err == nil {
+			head, _ := l.reader.Peek(l.reader.Buffered())
+			if waitedTooLong.Match(head) {
+				return io.EOF
+			}
+			return nil
+		}
+		if early || !isTimeout(err) {
+			return err
+		}
+	}
+	return errUnread
+}
+
+// waitedTooLong is how a node ends a connection that nobody uses, if it says so.
+var waitedTooLong = regexp.MustCompile("^HTTP/1[.][01] 408 ")
+
+// errUnread is why a lane is closed that was not read, for want of a processor.
+var errUnread = errors.New("the connection could not be read in time")
 
 // all returns the lanes that are open.
 func (g *lanes) all() []*lane {
