@@ -37,8 +37,8 @@ const (
 	// for idleConnTimeout; one whose client has gone, or whose node has not answered
 	// in time, is closed at a look.
 	laneTick = 100 * time.Millisecond
-	// restLooks is at how many looks one of them is at lanes that rest, all of a way,
-	// and emptyLooks after how many in a row that find no lane there is none any more.
+	// Of restLooks looks one is at a way all of whose lanes rest. A way is looked at no
+	// more after emptyLooks looks in a row that have found no lane of it.
 	restLooks  = 10
 	emptyLooks = 10
 	// busyNode is how many requests to a node within a tick have to find no lane for

@@ -171,9 +171,9 @@ type middleware struct {
 	fallback       bool
 	debugHeaders   bool
 	sessions       *sessionSettings
-	current        func() bool
-	short          *shortcuts // query string -> node, for the most of requests
-	ways           *memo      // address -> *way
+	current        func() bool // there was no reload since
+	short          *shortcuts  // query string -> node, for the most of requests
+	ways           *memo       // address -> *way
 }
 
 // New checks the configuration and returns the handler for one router. It does

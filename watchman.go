@@ -17,7 +17,7 @@ type watchman struct {
 	mu         sync.Mutex
 	watched    map[*lanes]bool
 	looking    bool // and will come back
-	looks      int  // the watchman's
+	looks      int  // so far
 }
 
 func newWatchman() *watchman {
@@ -241,7 +241,10 @@ func takeResting(g *lanes) (*lane, int) {
 	}
 	at := g.visits % len(g.resting)
 	l := g.resting[at]
-	g.resting = append(g.resting[:at], g.resting[at+1:]...)
+	last := len(g.resting) - 1
+	copy(g.resting[at:], g.resting[at+1:])
+	g.resting[last] = nil
+	g.resting = g.resting[:last]
 	g.open[l] = true
 	return l, at
 }
