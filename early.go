@@ -130,6 +130,7 @@ func init() {
 	_ = (*shelf)(nil).remove
 	_ = (*shortcuts)(nil).forget
 	_ = (*shortcuts)(nil).get
+	_ = (*shortcuts)(nil).open
 	_ = (*shortcuts)(nil).put
 	_ = (*shortcuts)(nil).remove
 	_ = (*silence)(nil).untold

@@ -424,8 +424,7 @@ func end(g *lanes, l *lane) {
 // all, where the node is busy, or by the transport.
 func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way) {
 	if r.Method == http.MethodGet {
-		if g := busyLanes(m.nodes, to); g != nil {
-			lead(m.short, r.URL.RawQuery, to, g.idle)
+		if g := busyLanes(m, to); g != nil {
 			if l := freeLane(g, m.nodes.lanes); l != nil {
 				ride(g.idle, l, w, r)
 				return
@@ -440,7 +439,7 @@ func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way)
 }
 
 // busyLanes returns the lanes of a way whose node is busy, or nil.
-func busyLanes(f *forwarder, to *way) *lanes {
+func busyLanes(m *middleware, to *way) *lanes {
 	p := to.pressure
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -454,8 +453,9 @@ func busyLanes(f *forwarder, to *way) *lanes {
 		return nil
 	}
 	if p.lanes == nil {
-		if room := laneRoom(f, to); room > 0 {
-			p.lanes = newLanes(f, to, room)
+		if room := laneRoom(m.nodes, to); room > 0 {
+			p.lanes = newLanes(m.nodes, to, room)
+			m.short.open(to, p.lanes.idle)
 		}
 	}
 	return p.lanes

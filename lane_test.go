@@ -236,7 +236,7 @@ func TestAnotherQueryToTheSameNodeTakesTheLanesThatThereAre(t *testing.T) {
 	}
 }
 
-func TestAQueryFromBeforeThereWereLanesIsLedToThem(t *testing.T) {
+func TestAQueryFromBeforeThereWereLanesTakesThem(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
 	url, wgamedsWay := newNodeGateway(t, node, "")
@@ -250,7 +250,7 @@ func TestAQueryFromBeforeThereWereLanesIsLedToThem(t *testing.T) {
 	}
 	before := node.connections.Load()
 	press(to, 0, time.Now().Add(time.Hour)) // the node need not be busy for it
-	for i := 0; i < 3; i++ {                // the first is led to the lanes, the others go straight
+	for i := 0; i < 3; i++ {
 		get(t, other)
 	}
 	if got := missedOf(to); node.connections.Load() != before || got != 0 {

@@ -15,7 +15,6 @@ import (
 type shortcuts struct {
 	mu    sync.RWMutex
 	known map[string]*way
-	lanes map[string]chan *lane // idle ones, of those ways that have some; see lead
 }
 
 // way is how requests get to a node.
@@ -35,28 +34,24 @@ type way struct {
 	patience    time.Duration // how long the head of an answer may take
 
 	pressure *pressure
-	idle     chan *lane // of its lanes; guarded by the mu of the shortcuts that lead here; see lead
+	idle     chan *lane // of its lanes; guarded by the mu of the shortcuts that lead here
 }
 
 func newShortcuts() *shortcuts {
-	return &shortcuts{known: map[string]*way{}, lanes: map[string]chan *lane{}}
+	return &shortcuts{known: map[string]*way{}}
 }
 
-// put adds a shortcut. The next plain GET leads it to the way's lanes, if some are idle.
+// put adds a shortcut.
 func (s *shortcuts) put(query string, to *way) {
 	s.mu.Lock()
 	s.known[query] = to
-	delete(s.lanes, query)
 	s.mu.Unlock()
 }
 
-// lead has a shortcut lead to the idle lanes of its way, and plain know of them.
-func lead(s *shortcuts, query string, to *way, idle chan *lane) {
+// open tells those who take the shortcuts to a way of its lanes.
+func (s *shortcuts) open(to *way, idle chan *lane) {
 	s.mu.Lock()
 	to.idle = idle
-	if s.known[query] == to { // it still leads there
-		s.lanes[query] = idle
-	}
 	s.mu.Unlock()
 }
 
@@ -72,15 +67,13 @@ func (s *shortcuts) get(query string) *way {
 func (s *shortcuts) remove(query string) {
 	s.mu.Lock()
 	delete(s.known, query)
-	delete(s.lanes, query)
 	s.mu.Unlock()
 }
 
 // forget removes all.
 func (s *shortcuts) forget() {
 	s.mu.Lock()
-	s.known = map[string]*way{}
-	reflect.ValueOf(s.lanes).Clear() // handler has this one; Yaegi has no clear
+	reflect.ValueOf(s.known).Clear() // handler has this one; Yaegi has no clear
 	s.mu.Unlock()
 }
 
@@ -100,7 +93,7 @@ const afterPrefix = "X-Dynamicforward."
 //
 // Traefik's entry point leaves no Connection header but for an upgrade.
 func (m *middleware) handler() http.Handler {
-	lanes := m.short.lanes
+	known := m.short.known
 	mu := &m.short.mu
 	get := http.MethodGet
 	spare := spareLanes
@@ -118,8 +111,12 @@ func (m *middleware) handler() http.Handler {
 			upgrade(m, nil, w, r)
 			return
 		}
+		var idle chan *lane
 		mu.RLock()
-		idle := lanes[r.URL.RawQuery]
+		to := known[r.URL.RawQuery]
+		if to != nil {
+			idle = to.idle
+		}
 		mu.RUnlock()
 		if len(idle) > spare {
 			if r.Method == get {
@@ -136,34 +133,20 @@ func (m *middleware) handler() http.Handler {
 				}
 			}
 		}
-		plain(m, w, r)
+		plain(m, to, w, r)
 	}
 	return http.HandlerFunc(handle)
 }
 
-// plain takes a request on that has no Connection header, and no shortcut, a body, no
-// lane, or a shortcut that does not lead to the lanes of its way yet.
-func plain(m *middleware, w http.ResponseWriter, r *http.Request) {
-	s := m.short
-	query := r.URL.RawQuery
-	var idle chan *lane
-	s.mu.RLock()
-	to := s.known[query]
-	if to != nil {
-		idle = to.idle
-	}
-	s.mu.RUnlock()
+// plain takes a request on that has no Connection header, and no shortcut, a body, or no
+// idle lane.
+func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
 	if to == nil || r.ContentLength != 0 {
 		longWay(m, w, r)
 		return
 	}
-	r.Header[nodeHeader] = to.header
-	if len(idle) > spareLanes && r.Method == http.MethodGet {
-		l := <-idle
-		lead(s, query, to, idle)
-		ride(idle, l, w, r)
-		return
-	}
-	r.Header["Connection"] = dropNodeHeader
+	header := r.Header
+	header[nodeHeader] = to.header
+	header["Connection"] = dropNodeHeader
 	withoutLane(m, w, r, to)
 }

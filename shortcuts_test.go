@@ -11,22 +11,12 @@ import (
 	"time"
 )
 
-// testIdle is for lanes that are only looked at.
-var testIdle = make(chan *lane, 1)
+// has tells whether a query has a shortcut.
+func (s *shortcuts) has(query string) bool { return s.get(query) != nil }
 
-// has tells whether a query has a shortcut, or leads to lanes.
-func (s *shortcuts) has(query string) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.known[query] != nil || s.lanes[query] != nil
-}
-
-// remember makes a shortcut to a route, and has it lead to lanes. It returns the way.
-func remember(t *table, r *route, short *shortcuts, query string) *way {
-	to := &way{pressure: &pressure{}}
-	t.remember(r, short, query, to)
-	lead(short, query, to, testIdle)
-	return to
+// remember makes a shortcut to a route.
+func remember(t *table, r *route, short *shortcuts, query string) {
+	t.remember(r, short, query, &way{})
 }
 
 // shortTable returns a table of a Redis with one route, that route, and shortcuts
@@ -118,20 +108,6 @@ func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	remember(table, r, short, "q")
 	if short.has("q") {
 		t.Error("nobody would take it away")
-	}
-}
-
-func TestAShortcutThatLeadsElsewhereLeadsToNoLanesOfBefore(t *testing.T) {
-	_, table, r, short := shortTable(t)
-	before := remember(table, r, short, "q")
-	other := &way{pressure: &pressure{}}
-	table.remember(r, short, "q", other)
-	if short.lanes["q"] != nil {
-		t.Error("the lanes are those of another way")
-	}
-	lead(short, "q", before, testIdle) // by a request that is late
-	if short.lanes["q"] != nil {
-		t.Error("the lanes of the way of before again")
 	}
 }
 
