@@ -82,9 +82,9 @@ func (s *shortcuts) forget() {
 const afterPrefix = "X-Dynamicforward."
 
 // handler returns the handler of every request. It is the short way, for a plain GET
-// whose query was seen before, to a node that has lanes; upgrade and withoutLane have
-// most others, serve has all. Interpreted, a call of compiled code
-// costs half a microsecond; a function pays for all its variables and intermediate
+// whose query was seen before, to a node that has lanes; upgrade and plain have the
+// others, longWay has what they cannot do. Interpreted, a call of compiled code costs half
+// a microsecond; a function pays for all its variables and intermediate
 // values each time, used or not; and a method of our own is called through reflection
 // and costs four times as much as a function. So this one captures what it needs,
 // constants too, and has little of all: one if within another has fewer intermediate
