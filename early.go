@@ -129,7 +129,6 @@ func init() {
 	_ = (*shelf)(nil).put
 	_ = (*shelf)(nil).remove
 	_ = (*shortcuts)(nil).forget
-	_ = (*shortcuts)(nil).get
 	_ = (*shortcuts)(nil).open
 	_ = (*shortcuts)(nil).put
 	_ = (*shortcuts)(nil).remove

@@ -420,8 +420,8 @@ func end(g *lanes, l *lane) {
 	g.mu.Unlock()
 }
 
-// withoutLane forwards a plain request whose query leads to no idle lane: by one after
-// all, where the node is busy, or by the transport.
+// withoutLane forwards a plain request that has found no idle lane, or that lanes do not
+// carry: a GET by one after all, where the node is busy, or by the transport.
 func withoutLane(m *middleware, w http.ResponseWriter, r *http.Request, to *way) {
 	if r.Method == http.MethodGet {
 		if g := busyLanes(m, to); g != nil {

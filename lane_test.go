@@ -228,11 +228,43 @@ func TestAnotherQueryToTheSameNodeTakesTheLanesThatThereAre(t *testing.T) {
 	other := url + "&other=1"
 	get(t, other) // the long way
 	before := node.connections.Load()
+	g.tick(time.Now(), probes)
 	for i := 0; i < 3; i++ {
 		get(t, other)
 	}
-	if node.connections.Load() != before || lanesOpen(g) != spareLanes+1 || missedOf(to) != -1000 {
-		t.Errorf("%d connections more, %d lanes, pressure %d", node.connections.Load()-before, lanesOpen(g), missedOf(to))
+	g.tick(time.Now(), probes)
+	if node.connections.Load() != before || lanesOpen(g) != 3 || missedOf(to) != -1000 {
+		t.Errorf("%d connections more, %d lanes used, pressure %d", node.connections.Load()-before, lanesOpen(g), missedOf(to))
+	}
+}
+
+// A lane whose node has closed it has its request made once more, which is for GETs alone.
+func TestLanesCarryGETsWithoutABodyAlone(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g, to := newLaneGateway(t, node, "")
+	press(to, busyNode, time.Now().Add(time.Hour))
+	g.tick(time.Now(), probes)
+	for _, c := range []struct{ method, body string }{{"DELETE", ""}, {"POST", ""}, {"GET", "body"}, {"POST", "body"}} {
+		request, err := http.NewRequest(c.method, url, strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("%s %q: %d", c.method, c.body, response.StatusCode)
+		}
+	}
+	if got := node.requests.Load(); got != opened+4 {
+		t.Errorf("%d requests arrived, want %d", got, opened+4)
+	}
+	g.tick(time.Now(), probes)
+	if lanesOpen(g) != 0 || laneCount(g) != spareLanes+1 {
+		t.Errorf("%d lanes of %d were used", lanesOpen(g), laneCount(g))
 	}
 }
 
@@ -250,11 +282,14 @@ func TestAQueryFromBeforeThereWereLanesTakesThem(t *testing.T) {
 	}
 	before := node.connections.Load()
 	press(to, 0, time.Now().Add(time.Hour)) // the node need not be busy for it
+	g := lanesOf(to)
+	g.tick(time.Now(), probes)
 	for i := 0; i < 3; i++ {
 		get(t, other)
 	}
-	if got := missedOf(to); node.connections.Load() != before || got != 0 {
-		t.Errorf("%d connections more, pressure %d", node.connections.Load()-before, got)
+	g.tick(time.Now(), probes)
+	if got := missedOf(to); node.connections.Load() != before || lanesOpen(g) != 3 || got != 0 {
+		t.Errorf("%d connections more, %d lanes used, pressure %d", node.connections.Load()-before, lanesOpen(g), got)
 	}
 }
 

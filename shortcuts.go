@@ -14,7 +14,7 @@ import (
 // whoever finds something here need not ask.
 type shortcuts struct {
 	mu    sync.RWMutex
-	known map[string]*way
+	known map[string]*way // never another map: handler has this one
 }
 
 // way is how requests get to a node.
@@ -34,7 +34,7 @@ type way struct {
 	patience    time.Duration // how long the head of an answer may take
 
 	pressure *pressure
-	idle     chan *lane // of its lanes; guarded by the mu of the shortcuts that lead here
+	idle     chan *lane // of its lanes, nil: it has had none; guarded by the mu of the shortcuts that lead here
 }
 
 func newShortcuts() *shortcuts {
@@ -55,14 +55,6 @@ func (s *shortcuts) open(to *way, idle chan *lane) {
 	s.mu.Unlock()
 }
 
-// get returns where a shortcut leads, or nil.
-func (s *shortcuts) get(query string) *way {
-	s.mu.RLock()
-	to := s.known[query]
-	s.mu.RUnlock()
-	return to
-}
-
 // remove removes a shortcut.
 func (s *shortcuts) remove(query string) {
 	s.mu.Lock()
@@ -73,7 +65,7 @@ func (s *shortcuts) remove(query string) {
 // forget removes all.
 func (s *shortcuts) forget() {
 	s.mu.Lock()
-	reflect.ValueOf(s.known).Clear() // handler has this one; Yaegi has no clear
+	reflect.ValueOf(s.known).Clear() // Yaegi has no clear
 	s.mu.Unlock()
 }
 
@@ -138,8 +130,8 @@ func (m *middleware) handler() http.Handler {
 	return http.HandlerFunc(handle)
 }
 
-// plain takes a request on that has no Connection header, and no shortcut, a body, or no
-// idle lane.
+// plain takes a request on that has no Connection header, and no shortcut or no idle lane,
+// or is not a GET without a body.
 func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
 	if to == nil || r.ContentLength != 0 {
 		longWay(m, w, r)

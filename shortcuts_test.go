@@ -11,6 +11,13 @@ import (
 	"time"
 )
 
+// get returns where a shortcut leads, or nil.
+func (s *shortcuts) get(query string) *way {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.known[query]
+}
+
 // has tells whether a query has a shortcut.
 func (s *shortcuts) has(query string) bool { return s.get(query) != nil }
 
