@@ -118,6 +118,16 @@ func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	}
 }
 
+func TestAShortcutLeadsTheWayThatItWasLastGiven(t *testing.T) {
+	_, table, r, short := shortTable(t)
+	remember(table, r, short, "q")
+	other := &way{}
+	table.remember(r, short, "q", other)
+	if short.get("q") != other {
+		t.Error("it leads the way of before, to the lanes of that")
+	}
+}
+
 func TestRequestsByLanesFollowTheirRoute(t *testing.T) {
 	redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "old"))
 	m, url, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, "")

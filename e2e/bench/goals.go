@@ -24,7 +24,7 @@ const (
 	byTraefik = "Traefik's own way for a request, from the connection through its chain of handlers and back, which a static route takes too, costs more than all of nginx's, so a static route falls short of it as well: [where the time goes](profile.md)"
 	bySystem  = "both ways make the same system calls for a message, eight or nine tenths of its time; what the plugin puts around each connection to copy with little memory, and taking stock now and then, come on top, which is less than one round differs from the next: see the rounds, and [where the time goes](profile.md)"
 	byStacks  = "two goroutines take 8 kB of a session: one that waits in a call of interpreted code does not fit into 2 kB, nor, with one call more around that, into 4"
-	byNumber  = "the more routes are known, the less of what a request looks into is in the processor's caches, and the more a collection of garbage has to look through"
+	byNumber  = "requests for the static route beside so many routes take more processor time as well; that the processor's caches hold less of what a request looks into, and garbage collection has more to look through, is suspected, not shown"
 	byLanes   = "what is interpreted of a request costs about as much as lanes save of a static route's transport, its goroutines and system calls, so the two are near each other: see the rounds, the processor time beside, and [where the time goes](profile.md)"
 )
 
