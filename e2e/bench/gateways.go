@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,36 +56,64 @@ type score struct {
 	p50, p99  time.Duration // 0: not measured
 }
 
-// scored measures one round: run returns how many there were in how long.
-func scored(w gateway, run func() (count int, took time.Duration, err error)) (s score, err error) {
+// tally is what a gateway did in one turn.
+type tally struct {
+	count     int
+	took, cpu time.Duration
+	p50, p99  time.Duration // 0: not measured
+}
+
+// tallied measures one turn: run returns how many there were in how long.
+func tallied(w gateway, run func() (count int, took time.Duration, err error)) (t tally, err error) {
 	before, err := stack.CPU(w.pids()...)
 	if err != nil {
-		return s, err
+		return t, err
 	}
-	count, took, err := run()
+	t.count, t.took, err = run()
 	if err != nil {
-		return s, fmt.Errorf("%s: %w", w.name, err)
+		return t, fmt.Errorf("%s: %w", w.name, err)
 	}
 	after, err := stack.CPU(w.pids()...)
 	if err != nil {
-		return s, err
+		return t, err
 	}
-	if count == 0 {
-		return s, fmt.Errorf("%s: nothing came of it in %s", w.name, took)
+	if t.count == 0 {
+		return t, fmt.Errorf("%s: nothing came of it in %s", w.name, t.took)
 	}
-	return score{perSecond: float64(count) / took.Seconds(), cpu: (after - before) / time.Duration(count)}, nil
+	t.cpu = after - before
+	return t, nil
 }
 
-// trial is what gateways are compared in: one round, of so many seconds.
-type trial func(w gateway, seconds int) (score, error)
+// scored is the score of a round of these turns.
+func scored(turns []tally) score {
+	var all tally
+	for _, t := range turns {
+		all.count += t.count
+		all.took += t.took
+		all.cpu += t.cpu
+	}
+	return score{
+		perSecond: float64(all.count) / all.took.Seconds(),
+		cpu:       all.cpu / time.Duration(all.count),
+		p50:       median(of(turns, func(t tally) time.Duration { return t.p50 })),
+		p99:       median(of(turns, func(t tally) time.Duration { return t.p99 })),
+	}
+}
+
+// trial is what gateways are compared in. It makes a gateway ready for a round of it and
+// returns what runs one turn, and what to call after the last.
+type trial func(w gateway) (turn func() (tally, error), end func(), err error)
+
+// turnSeconds is how long a turn is, in seconds: the shortest that wrk makes.
+const turnSeconds = 1
 
 // scores are those of all rounds, by the gateway's name.
 type scores map[string][]score
 
-// contest measures the gateways in turns, trial by trial, and returns the scores of
-// each trial. Before each round it renews what they are, and lets each run in for a
-// second: one Traefik is some hundredths faster than the next for as long as it lives,
-// by where its memory happens to lie, and more rounds of the same one do not tell.
+// contest measures the gateways, trial by trial, and returns the scores of each trial.
+// Before each round it renews what they are, and lets each run in for a turn: one
+// Traefik is some hundredths faster than the next for as long as it lives, by where its
+// memory happens to lie, and more rounds of the same one do not tell.
 func contest(s settings, renew func() error, all []gateway, trials ...trial) ([]scores, error) {
 	results := make([]scores, len(trials))
 	for i := range results {
@@ -94,22 +123,60 @@ func contest(s settings, renew func() error, all []gateway, trials ...trial) ([]
 		if err := renew(); err != nil {
 			return nil, err
 		}
-		for _, w := range all {
-			if _, err := trials[0](w, 1); err != nil {
+		if _, err := inTurns(1, all, trials[0]); err != nil {
+			return nil, err
+		}
+		for i, t := range trials {
+			turns, err := inTurns(s.turns, all, t)
+			if err != nil {
 				return nil, err
 			}
-		}
-		for i, run := range trials {
 			for _, w := range all {
-				one, err := run(w, s.seconds)
-				if err != nil {
-					return nil, err
-				}
-				results[i][w.name] = append(results[i][w.name], one)
+				results[i][w.name] = append(results[i][w.name], scored(turns[w.name]))
 			}
 		}
 	}
 	return results, nil
+}
+
+// inTurns has each gateway take so many turns, there and back through them all: what else
+// a machine does changes from second to second, and what one gateway leaves behind may
+// fall to the next.
+func inTurns(turns int, all []gateway, t trial) (map[string][]tally, error) {
+	run := map[string]func() (tally, error){}
+	for _, w := range all {
+		turn, end, err := t(w)
+		defer end()
+		if err != nil {
+			return nil, err
+		}
+		run[w.name] = turn
+	}
+	taken := map[string][]tally{}
+	order := slices.Clone(all)
+	for range turns {
+		for _, w := range order {
+			one, err := run[w.name]()
+			if err != nil {
+				return nil, err
+			}
+			taken[w.name] = append(taken[w.name], one)
+		}
+		slices.Reverse(order)
+	}
+	return taken, nil
+}
+
+// inShort says in short how a contest is made.
+func (s settings) inShort() string {
+	return fmt.Sprintf("%d rounds, each with a Traefik started anew and %d turns of %d s for each gateway, there and back through them all; medians of the rounds", s.rounds, s.turns, turnSeconds)
+}
+
+// atOnce is a trial that needs nothing made ready.
+func atOnce(turn func(w gateway) (tally, error)) trial {
+	return func(w gateway) (func() (tally, error), func(), error) {
+		return func() (tally, error) { return turn(w) }, func() {}, nil
+	}
 }
 
 // of returns a value of each round, or of each gateway.

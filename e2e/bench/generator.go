@@ -38,8 +38,8 @@ var version = regexp.MustCompile(`\d+(\.\d+)+`)
 func (g generator) what() string { return "wrk " + g.version }
 
 // command is what a person would type.
-func (g generator) command(seconds int) string {
-	return fmt.Sprintf("wrk -c%d -t%d -d%ds", loadClients, loadThreads, seconds)
+func (g generator) command() string {
+	return fmt.Sprintf("wrk -c%d -t%d -d%ds", loadClients, loadThreads, turnSeconds)
 }
 
 // script makes wrk ask for routes at random. Both sides of a comparison pay for
@@ -52,9 +52,9 @@ request = function()
 end
 `
 
-// run asks a path for so many routes at random and returns how many requests there
+// run asks a path for so many routes at random for a turn and returns how many requests there
 // were in how long. A request that fails is an error.
-func (g generator) run(url, path string, routes, seconds int) (count int, took time.Duration, err error) {
+func (g generator) run(url, path string, routes int) (count int, took time.Duration, err error) {
 	dir, err := os.MkdirTemp("", "dynamicforward-load-")
 	if err != nil {
 		return 0, 0, err
@@ -64,7 +64,7 @@ func (g generator) run(url, path string, routes, seconds int) (count int, took t
 	if err := os.WriteFile(file, fmt.Appendf(nil, script, routes, path), 0o600); err != nil {
 		return 0, 0, err
 	}
-	count, took, _, _, err = g.measure(url, loadClients, seconds, "-s", file)
+	count, took, _, _, err = g.measure(url, loadClients, "-s", file)
 	return count, took, err
 }
 
@@ -73,10 +73,10 @@ var (
 	latency    = regexp.MustCompile(`(?m)^\s+(50|99)%\s+([\d.a-z]+)$`)
 )
 
-// measure asks for one URL and returns how many requests there were in how long,
+// measure asks for one URL for a turn and returns how many requests there were in how long,
 // and how long half of them and 99 of 100 took at the most.
-func (g generator) measure(url string, clients, seconds int, more ...string) (count int, took, p50, p99 time.Duration, err error) {
-	said, err := g.wrk(append(more, "-c", strconv.Itoa(clients), "-t", strconv.Itoa(min(loadThreads, clients)), "-d", fmt.Sprintf("%ds", seconds), "--latency", url)...)
+func (g generator) measure(url string, clients int, more ...string) (count int, took, p50, p99 time.Duration, err error) {
+	said, err := g.wrk(append(more, "-c", strconv.Itoa(clients), "-t", strconv.Itoa(min(loadThreads, clients)), "-d", fmt.Sprintf("%ds", turnSeconds), "--latency", url)...)
 	if err != nil {
 		return 0, 0, 0, 0, err
 	}

@@ -12,7 +12,7 @@ func measureHTTP(g *ground, s settings, out string) error {
 		return err
 	}
 	r := g.page("Plain requests, measured")
-	r.line("Requests to one node for one route that is known, %d rounds in turns of %d s, each with a Traefik started anew, medians. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate.", s.rounds, s.seconds)
+	r.line("Requests to one node for one route that is known; %s. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate.", s.inShort())
 	r.head(heads("clients", "requests", "p50", "p99")...)
 	all := g.gateways()
 	results, err := contest(s, g.renew, all, of(s.clients, g.requests)...)
@@ -34,13 +34,13 @@ func measureHTTP(g *ground, s settings, out string) error {
 
 // requests has so many clients make plain requests.
 func (g *ground) requests(clients int) trial {
-	return func(w gateway, seconds int) (score, error) {
+	return atOnce(func(w gateway) (tally, error) {
 		var p50, p99 time.Duration
-		result, err := scored(w, func() (count int, took time.Duration, err error) {
-			count, took, p50, p99, err = g.load.measure("http://"+w.addr+w.target(), clients, seconds)
+		result, err := tallied(w, func() (count int, took time.Duration, err error) {
+			count, took, p50, p99, err = g.load.measure("http://"+w.addr+w.target(), clients)
 			return count, took, err
 		})
 		result.p50, result.p99 = p50, p99
 		return result, err
-	}
+	})
 }

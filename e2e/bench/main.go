@@ -27,11 +27,11 @@ import (
 
 // settings say how long to measure.
 type settings struct {
-	rounds  int // of each comparison
-	seconds int // of load in each round, on each side
-	moves   int
-	pairs   int // of a cold and a warm request
-	routes  []int
+	rounds int // of each comparison
+	turns  int // in each round, of each side
+	moves  int
+	pairs  int // of a cold and a warm request
+	routes []int
 
 	clients  []int // of plain requests, at a time
 	sessions []int // idle ones
@@ -44,10 +44,10 @@ func main() {
 	only := flag.String("only", "", "measure one part: table, http, sessions, prices, profile or goals (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
-	s := settings{rounds: 11, seconds: 2, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
+	s := settings{rounds: 11, turns: 4, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
 		clients: []int{8, 32, 128}, sessions: []int{1000, 3000, 9000}}
 	if *quick {
-		s = settings{rounds: 2, seconds: 1, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, sessions: []int{200}}
+		s = settings{rounds: 2, turns: 2, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, sessions: []int{200}}
 	}
 	if err := run(s, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

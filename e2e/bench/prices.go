@@ -39,7 +39,7 @@ func measurePrices(g *ground, s settings, out string) error {
 	}
 	defer node.Stop()
 	r := g.page("What options cost, measured")
-	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %d rounds in turns of %d s, each with Traefiks started anew, medians. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, as in sessions.md.", handshakers, s.rounds, s.seconds, min(priced, slices.Max(s.sessions)))
+	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %s. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, as in sessions.md.", handshakers, s.inShort(), min(priced, slices.Max(s.sessions)))
 	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "having talked", "rounds: handshakes a second")
 	all := map[string]*ground{}
 	var gateways []gateway
@@ -62,7 +62,7 @@ func measurePrices(g *ground, s settings, out string) error {
 		}
 		return nil
 	}
-	results, err := contest(s, renew, gateways, handshake)
+	results, err := contest(s, renew, gateways, atOnce(handshake))
 	if err != nil {
 		return err
 	}

@@ -37,11 +37,11 @@ func measureProfiles(g *ground, s settings, out string) error {
 		run trial
 	}{
 		{"a plain request", g, g.requests(profiled)},
-		{"a handshake", sessions, handshake},
+		{"a handshake", sessions, atOnce(handshake)},
 		{"a message", sessions, chat(small)},
 	}
 	r := g.page("Where the time goes, measured")
-	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for a message of %d bytes there and back (%d sessions), %d rounds in turns of %d s, each with a Traefik started anew, medians; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, small, talkers, s.rounds, s.seconds)
+	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for a message of %d bytes there and back (%d sessions), %s; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, small, talkers, s.inShort())
 	columns := []string{"what"}
 	var spent []map[string]time.Duration
 	for _, kind := range kinds {
@@ -50,8 +50,9 @@ func measureProfiles(g *ground, s settings, out string) error {
 		for _, w := range all {
 			shares[w.name] = map[string]float64{}
 		}
-		results, err := contest(s, kind.on.renew, all, func(w gateway, seconds int) (score, error) {
-			return withProfile(kind.on.traefik, seconds, shares[w.name], func() (score, error) { return kind.run(w, seconds) })
+		results, err := contest(s, kind.on.renew, all, func(w gateway) (func() (tally, error), func(), error) {
+			turn, end, err := kind.run(w)
+			return func() (tally, error) { return withProfile(kind.on.traefik, shares[w.name], turn) }, end, err
 		})
 		if err != nil {
 			return err
@@ -70,14 +71,14 @@ func measureProfiles(g *ground, s settings, out string) error {
 
 // withProfile profiles Traefik while run runs, and adds up what the moments were
 // spent in.
-func withProfile(t *stack.Traefik, seconds int, moments map[string]float64, run func() (score, error)) (score, error) {
+func withProfile(t *stack.Traefik, moments map[string]float64, run func() (tally, error)) (tally, error) {
 	type result struct {
 		profile []byte
 		err     error
 	}
 	done := make(chan result, 1)
 	go func() {
-		taken, err := t.CPUProfile(seconds)
+		taken, err := t.CPUProfile(turnSeconds)
 		done <- result{taken, err}
 	}()
 	s, err := run()

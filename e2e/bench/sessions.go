@@ -44,10 +44,10 @@ func handshakes(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Handshakes")
 	r.line("")
-	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause; %d rounds in turns of %d s, each with a Traefik started anew, medians.", handshakers, s.rounds, s.seconds)
+	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause; %s.", handshakers, s.inShort())
 	r.head(heads("clients", "handshakes")...)
 	all := g.gateways()
-	results, err := contest(s, g.renew, all, handshake)
+	results, err := contest(s, g.renew, all, atOnce(handshake))
 	if err != nil {
 		return err
 	}
@@ -56,9 +56,9 @@ func handshakes(g *ground, s settings, r *report) error {
 }
 
 // handshake has clients begin sessions.
-func handshake(w gateway, seconds int) (score, error) {
-	return scored(w, func() (int, time.Duration, error) {
-		return repeat(handshakers, seconds, func(int) error {
+func handshake(w gateway) (tally, error) {
+	return tallied(w, func() (int, time.Duration, error) {
+		return repeat(handshakers, turnSeconds, func(int) error {
 			c, err := begin(w)
 			if err == nil {
 				_ = c.SetLinger(0)
@@ -76,7 +76,7 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Messages")
 	r.line("")
-	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %d rounds in turns of %d s, each with a Traefik started anew, medians.", talkers, runIn>>10, s.rounds, s.seconds)
+	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %s. Each turn begins with one message that does not count.", talkers, runIn>>10, s.inShort())
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
 	sizes := []int{small, 16 << 10, bulk}
@@ -95,24 +95,29 @@ func messages(g *ground, s settings, r *report) error {
 // plugin looks after 64 kB how to go on, and 256 kB later again.
 const runIn = 128 << 10
 
-// chat has messages of so many bytes go there and back.
+// chat has messages of so many bytes go there and back. One more in each session begins a
+// turn: between turns the sessions are silent.
 func chat(size int) trial {
-	return func(w gateway, seconds int) (score, error) {
+	return func(w gateway) (turn func() (tally, error), end func(), err error) {
 		sessions, end, err := openAll(w, talkers)
-		defer end()
+		if err == nil {
+			err = talk(sessions, size, runIn)
+		}
 		if err != nil {
-			return score{}, err
+			return nil, end, fmt.Errorf("%s: %w", w.name, err)
 		}
 		messages := make([][]byte, talkers)
 		for i := range talkers {
 			messages[i] = make([]byte, size)
 		}
-		if err := talk(sessions, size, runIn); err != nil {
-			return score{}, fmt.Errorf("%s: %w", w.name, err)
-		}
-		return scored(w, func() (int, time.Duration, error) {
-			return repeat(talkers, seconds, func(i int) error { return bounce(sessions[i], messages[i]) })
-		})
+		return func() (tally, error) {
+			if err := talk(sessions, size, size); err != nil {
+				return tally{}, fmt.Errorf("%s: %w", w.name, err)
+			}
+			return tallied(w, func() (int, time.Duration, error) {
+				return repeat(talkers, turnSeconds, func(i int) error { return bounce(sessions[i], messages[i]) })
+			})
+		}, end, nil
 	}
 }
 

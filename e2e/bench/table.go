@@ -124,7 +124,7 @@ func throughput(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Known routes, compared with a static Traefik route")
 	r.line("")
-	r.line("Requests a second (`%s`), %d rounds in turns, each with a Traefik started anew, medians; each request asks for a route at random.", g.load.command(s.seconds), s.rounds)
+	r.line("Requests a second (`%s`), %s; each request asks for a route at random.", g.load.command(), s.inShort())
 	r.head(heads("routes", "requests")...)
 	for i, routes := range s.routes {
 		r.results(fmt.Sprintf("routes.%d", routes), strconv.Itoa(routes), all, results[i])
@@ -134,13 +134,12 @@ func throughput(g *ground, s settings, r *report) error {
 
 // anyOf has clients ask for one of so many routes at random, which the plugin knows.
 func (g *ground) anyOf(routes int) trial {
-	return func(w gateway, seconds int) (score, error) {
-		if err := g.learn(routes); err != nil {
-			return score{}, err
-		}
-		return scored(w, func() (int, time.Duration, error) {
-			return g.load.run(g.traefik.URL(), w.path, routes, seconds)
-		})
+	return func(w gateway) (func() (tally, error), func(), error) {
+		return func() (tally, error) {
+			return tallied(w, func() (int, time.Duration, error) {
+				return g.load.run(g.traefik.URL(), w.path, routes)
+			})
+		}, func() {}, g.learn(routes)
 	}
 }
 
@@ -152,7 +151,7 @@ func outage(g *ground, s settings, r *report) error {
 	asker := newAsker(g)
 	lost := 0
 	known := func() (float64, error) {
-		count, took, err := g.load.run(g.traefik.URL(), "/ws", 1, s.seconds)
+		count, took, err := g.load.run(g.traefik.URL(), "/ws", 1)
 		return float64(count) / took.Seconds(), err
 	}
 	there, stopped, err := compare(s.rounds, known, func() (perSecond float64, err error) {
@@ -178,7 +177,7 @@ func outage(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## A known route while Redis does not answer")
 	r.line("")
-	r.line("Requests a second (`%s`), %d rounds in turns, medians; Redis is stopped with SIGSTOP.", g.load.command(s.seconds), s.rounds)
+	r.line("Requests a second (`%s`), %d rounds in turns, medians; Redis is stopped with SIGSTOP.", g.load.command(), s.rounds)
 	r.head("Redis answers", "Redis does not", "ratio", "rounds: answers", "rounds: does not")
 	r.row(rate(median(there)), rate(median(stopped)), fmt.Sprintf("%.2f", median(stopped)/median(there)), ratesOf(there), ratesOf(stopped))
 	return nil
