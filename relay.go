@@ -165,6 +165,9 @@ func takeStockInTurn() {
 	defer recovered("taking stock of sessions")
 	var d *direction
 	var t *tunnel
+	var op *net.OpError
+	var tcp *net.TCPConn
+	var ok bool
 	for {
 		d = <-rested
 		t = d.t
@@ -173,6 +176,19 @@ func takeStockInTurn() {
 			continue
 		}
 		if !t.broken.Swap(true) {
+			if d.err != nil { // as passReset does it
+				op, ok = d.err.(*net.OpError)
+				if ok && op.Op == "read" && reflect.TypeOf(op.Err) == systemError {
+					tcp, ok = d.to.(*net.TCPConn)
+				} else {
+					ok = false
+				}
+				if ok {
+					_ = tcp.SetLinger(0)
+				} else {
+					passReset(d, d.err)
+				}
+			}
 			d.to.Close()
 			d.from.Close()
 		}
@@ -268,10 +284,37 @@ func stop(d *direction, err error) {
 	if err == nil && !last && saidDone(d) {
 		return
 	}
+	if err != nil {
+		passReset(d, err)
+	}
 	d.to.Close()
 	d.from.Close()
 	if last {
 		over(d.t)
+	}
+}
+
+// passReset has one side of a session reset when the other one was, or is lost: it learns
+// what it would have learned without a gateway, and no port of the gateway's is kept for
+// what may still come. The system tells that of a connection; nobody was reset who fell
+// silent, or whose connection the gateway itself has closed. What is left to do is to close
+// both.
+func passReset(d *direction, err error) {
+	var op *net.OpError
+	if !errors.As(err, &op) || reflect.TypeOf(op.Err) != systemError {
+		return
+	}
+	other := d.to
+	if op.Op == "write" {
+		other = d.from
+	}
+	if tcp, ok := other.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+		return
+	}
+	if tcp := under(other); tcp != nil {
+		_ = tcp.SetLinger(0)
+		tcp.Close() // before what is around it says a farewell, as TLS does
 	}
 }
 
@@ -346,8 +389,8 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 func pass(d *direction, buffer []byte) (int, error) {
 	n, err := d.from.Read(buffer)
 	if n > 0 {
-		if _, failed := d.to.Write(buffer[:n]); failed != nil {
-			return n, failed
+		if _, unsaid := d.to.Write(buffer[:n]); unsaid != nil {
+			return n, unsaid
 		}
 		d.t.note(int64(n))
 	}
@@ -382,4 +425,44 @@ func closeWrite(conn net.Conn) bool {
 	}
 	results := method.Call(nil)
 	return len(results) == 1 && results[0].IsNil()
+}
+
+// systemError is what the system says of a connection. Yaegi: an assertion to that type
+// panics where an error is an empty struct, as net.ErrClosed is.
+var systemError = reflect.TypeOf((*os.SyscallError)(nil))
+
+// under returns the TCP connection that others are wrapped around; nil: it cannot be told.
+func under(conn net.Conn) *net.TCPConn {
+	for conn != nil {
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			return tcp
+		}
+		conn = wrappedIn(conn)
+	}
+	return nil
+}
+
+// wrappedIn returns what a connection is wrapped around: one of TLS, of PROXY protocol, or
+// of Traefik's entry point. nil: it cannot be told.
+func wrappedIn(conn net.Conn) net.Conn {
+	value := reflect.ValueOf(conn)
+	for _, name := range []string{"NetConn", "Raw"} {
+		method := value.MethodByName(name)
+		if method.IsValid() && method.Type().NumIn() == 0 && method.Type().NumOut() == 1 {
+			inner, _ := method.Call(nil)[0].Interface().(net.Conn)
+			return inner
+		}
+	}
+	value = reflect.Indirect(value)
+	if value.Kind() != reflect.Struct {
+		return nil
+	}
+	for _, name := range []string{"WriteCloser", "Conn"} {
+		field := value.FieldByName(name)
+		if field.IsValid() && field.CanInterface() {
+			inner, _ := field.Interface().(net.Conn)
+			return inner
+		}
+	}
+	return nil
 }

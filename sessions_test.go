@@ -3,7 +3,9 @@ package dynamicforward
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -262,6 +264,83 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 			over := func() bool { return waits(d) || hasEnded(d) }
 			waitFor(t, "direction "+strconv.Itoa(i)+" to wait for a session or end", over)
 		}
+	}
+}
+
+// wasReset tells whether the other end of a connection has been reset, and not just closed.
+func wasReset(t *testing.T, conn net.Conn) bool {
+	t.Helper()
+	_, err := io.ReadAll(conn)
+	if err != nil && !strings.Contains(err.Error(), "connection reset by peer") {
+		t.Errorf("neither closed nor reset: %v", err)
+	}
+	return err != nil
+}
+
+func TestWhoIsOppositeToAResetIsResetToo(t *testing.T) {
+	broken := &os.SyscallError{Syscall: "read", Err: errors.New("connection reset by peer")}
+	for _, c := range []struct {
+		name     string
+		err      error
+		to, from bool
+	}{
+		{"from is reset", &net.OpError{Op: "read", Err: broken}, true, false},
+		{"to is reset", &net.OpError{Op: "write", Err: broken}, false, true},
+		{"to is reset below TLS", fmt.Errorf("TLS: %w", &net.OpError{Op: "write", Err: broken}), false, true},
+		{"from breaks off within TLS", io.ErrUnexpectedEOF, false, false},
+		{"from is silent", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, false, false},
+		{"the gateway has closed", &net.OpError{Op: "read", Err: net.ErrClosed}, false, false},
+	} {
+		for _, wrapped := range []bool{false, true} {
+			beyondTo, to := tcpPair(t)
+			beyondFrom, from := tcpPair(t)
+			if wrapped {
+				to = tls.Server(to, &tls.Config{})
+				from = tls.Server(from, &tls.Config{})
+			}
+			passReset(&direction{to: to, from: from}, c.err)
+			to.Close()
+			from.Close()
+			if got := wasReset(t, beyondTo); got != c.to {
+				t.Errorf("%s, wrapped %t: to reset is %t", c.name, wrapped, got)
+			}
+			if got := wasReset(t, beyondFrom); got != c.from {
+				t.Errorf("%s, wrapped %t: from reset is %t", c.name, wrapped, got)
+			}
+		}
+	}
+}
+
+func TestAResetIsAResetOnTheOtherSide(t *testing.T) {
+	told := make(chan error, 1)
+	listen := func(conn net.Conn, reader *bufio.Reader, handshake string) {
+		_, _ = io.WriteString(conn, switching)
+		_, err := reader.ReadByte()
+		if err != nil {
+			told <- err
+			return
+		}
+		_ = conn.(*net.TCPConn).SetLinger(0)
+	}
+	node := rawNode(t, listen)
+	for _, options := range []WebSocketConfig{{}, {IdleTimeout: "1m"}, {WaitForEnd: true}} {
+		set := func(c *Config) { c.WebSocket = options }
+		w := newSessionWorld(t, set)
+		w.redis.hset(wgamedKey, "3", node)
+		p := w.play("/ws", "3")
+		_ = p.conn.(*net.TCPConn).SetLinger(0)
+		p.conn.Close()
+		if err := <-told; !strings.Contains(err.Error(), "connection reset by peer") {
+			t.Errorf("%+v: the node was told %v", options, err)
+		}
+		p = w.play("/ws", "3")
+		if _, err := io.WriteString(p.conn, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if !wasReset(t, p.conn) {
+			t.Errorf("%+v: the client was told that the node is done", options)
+		}
+		wantSessions(t, node, 0)
 	}
 }
 

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -598,4 +601,78 @@ func play(ctx context.Context, target string, messages int) error {
 		}
 	}
 	return c.Close(websocket.StatusNormalClosure, "")
+}
+
+// Who talks to whoever resets is reset too, as without a gateway, and who talks to
+// whoever closes is not; whatever Traefik's entry point has around the client's
+// connection.
+func TestAResetIsPassedOn(t *testing.T) {
+	told := make(chan error, 1)
+	const reset, done = "r", "d"
+	n := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		order := make([]byte, 1)
+		if _, err := c.Read(order); err != nil {
+			told <- err
+			return
+		}
+		if string(order) == reset {
+			_ = c.(*net.TCPConn).SetLinger(0)
+		}
+	})))
+	q := place(t, n.Addr())
+	conf := stack.Game(redisAt(redis))
+	conf.Routers["secure"] = stack.Router{Rule: "Path(`/ws`)", Middlewares: []string{"wgame"}, TLS: true}
+	for entryPoint, options := range map[string]string{"an entry point": "", "one with PROXY protocol": "proxyProtocol: {insecure: true}"} {
+		own := start(t, stack.TraefikOptions{Dynamic: conf.YAML(), EntryPoint: options})
+		for _, secure := range []bool{false, true} {
+			open := func(t *testing.T) (net.Conn, *net.TCPConn) {
+				c, err := net.Dial("tcp", own.Addr())
+				must(t, err)
+				t.Cleanup(func() { c.Close() })
+				must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+				tcp := c.(*net.TCPConn)
+				if options != "" {
+					_, err := io.WriteString(c, "PROXY TCP4 127.0.0.9 127.0.0.1 1234 80\r\n")
+					must(t, err)
+				}
+				if secure {
+					c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+				}
+				w := &wire{c, bufio.NewReader(c)}
+				w.send(t, handshake("/ws"+q)...)
+				if resp := w.head(t); resp.StatusCode != 101 {
+					t.Fatalf("got %s", resp.Status)
+				}
+				return c, tcp
+			}
+			wantTold := func(t *testing.T, err, want error) {
+				t.Helper()
+				if !errors.Is(err, want) {
+					t.Errorf("the other side was told %v; want %v", err, want)
+				}
+			}
+			in := fmt.Sprintf("%s, TLS %t: ", entryPoint, secure)
+			t.Run(in+"the client resets", func(t *testing.T) {
+				_, tcp := open(t)
+				must(t, tcp.SetLinger(0))
+				tcp.Close()
+				wantTold(t, <-told, syscall.ECONNRESET)
+			})
+			t.Run(in+"the client closes", func(t *testing.T) {
+				c, _ := open(t)
+				c.Close()
+				wantTold(t, <-told, io.EOF)
+			})
+			for order, want := range map[string]error{reset: syscall.ECONNRESET, done: io.EOF} {
+				t.Run(fmt.Sprintf("%sthe node ends with %v", in, want), func(t *testing.T) {
+					c, _ := open(t)
+					_, err := io.WriteString(c, order)
+					must(t, err)
+					_, err = c.Read(make([]byte, 1))
+					wantTold(t, err, want)
+				})
+			}
+		}
+	}
 }

@@ -32,6 +32,7 @@ type Router struct {
 	Rule        string   // such as Path(`/ws`)
 	Middlewares []string // in order; may be empty
 	Service     string   // "" is nowhere
+	TLS         bool     // for clients that speak TLS, with Traefik's own certificate, instead of all others
 }
 
 // Game returns the usual configuration: a router for Path(`/ws`) named game
@@ -52,6 +53,9 @@ func (d Dynamic) YAML() string {
 		fmt.Fprintf(&b, "    %s:\n      entryPoints: [web]\n      rule: %s\n", name, flow(r.Rule))
 		if len(r.Middlewares) > 0 {
 			fmt.Fprintf(&b, "      middlewares: %s\n", flow(r.Middlewares))
+		}
+		if r.TLS {
+			b.WriteString("      tls: {}\n")
 		}
 		service := r.Service
 		if service == "" {
