@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -176,17 +177,13 @@ func takeStockInTurn() {
 			continue
 		}
 		if !t.broken.Swap(true) {
-			if d.err != nil { // as passReset does it
+			if d.err != nil && d.to == t.node { // as passReset does it, without TLS
 				op, ok = d.err.(*net.OpError)
 				if ok && op.Op == "read" && reflect.TypeOf(op.Err) == systemError {
 					tcp, ok = d.to.(*net.TCPConn)
-				} else {
-					ok = false
-				}
-				if ok {
-					_ = tcp.SetLinger(0)
-				} else {
-					passReset(d, d.err)
+					if ok {
+						_ = tcp.SetLinger(0)
+					}
 				}
 			}
 			d.to.Close()
@@ -284,7 +281,7 @@ func stop(d *direction, err error) {
 	if err == nil && !last && saidDone(d) {
 		return
 	}
-	if err != nil {
+	if err != nil && d.to == d.t.node {
 		passReset(d, err)
 	}
 	d.to.Close()
@@ -294,27 +291,22 @@ func stop(d *direction, err error) {
 	}
 }
 
-// passReset has one side of a session reset when the other one was, or is lost: it learns
-// what it would have learned without a gateway, and no port of the gateway's is kept for
-// what may still come. The system tells that of a connection; nobody was reset who fell
-// silent, or whose connection the gateway itself has closed. What is left to do is to close
-// both.
+// passReset has the node's connection reset when it is closed, if the client's was reset, or
+// lost: the node learns what it would have learned without a gateway, and none of the
+// gateway's ports is kept for what may still come. A client's connection is closed in order
+// whatever its node's has met: what the node has said last may still be on its way. Whoever
+// reads learns of a reset; a write also fails on what the other side has ended in order.
 func passReset(d *direction, err error) {
 	var op *net.OpError
-	if !errors.As(err, &op) || reflect.TypeOf(op.Err) != systemError {
+	if !errors.As(err, &op) || op.Op != "read" || reflect.TypeOf(op.Err) != systemError {
 		return
 	}
-	other := d.to
-	if op.Op == "write" {
-		other = d.from
+	node := d.to
+	if safe, ok := node.(*tls.Conn); ok {
+		node = safe.NetConn()
 	}
-	if tcp, ok := other.(*net.TCPConn); ok {
+	if tcp, ok := node.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
-		return
-	}
-	if tcp := under(other); tcp != nil {
-		_ = tcp.SetLinger(0)
-		tcp.Close() // before what is around it says a farewell, as TLS does
 	}
 }
 
@@ -430,39 +422,3 @@ func closeWrite(conn net.Conn) bool {
 // systemError is what the system says of a connection. Yaegi: an assertion to that type
 // panics where an error is an empty struct, as net.ErrClosed is.
 var systemError = reflect.TypeOf((*os.SyscallError)(nil))
-
-// under returns the TCP connection that others are wrapped around; nil: it cannot be told.
-func under(conn net.Conn) *net.TCPConn {
-	for conn != nil {
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			return tcp
-		}
-		conn = wrappedIn(conn)
-	}
-	return nil
-}
-
-// wrappedIn returns what a connection is wrapped around: one of TLS, of PROXY protocol, or
-// of Traefik's entry point. nil: it cannot be told.
-func wrappedIn(conn net.Conn) net.Conn {
-	value := reflect.ValueOf(conn)
-	for _, name := range []string{"NetConn", "Raw"} {
-		method := value.MethodByName(name)
-		if method.IsValid() && method.Type().NumIn() == 0 && method.Type().NumOut() == 1 {
-			inner, _ := method.Call(nil)[0].Interface().(net.Conn)
-			return inner
-		}
-	}
-	value = reflect.Indirect(value)
-	if value.Kind() != reflect.Struct {
-		return nil
-	}
-	for _, name := range []string{"WriteCloser", "Conn"} {
-		field := value.FieldByName(name)
-		if field.IsValid() && field.CanInterface() {
-			inner, _ := field.Interface().(net.Conn)
-			return inner
-		}
-	}
-	return nil
-}

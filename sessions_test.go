@@ -277,41 +277,54 @@ func wasReset(t *testing.T, conn net.Conn) bool {
 	return err != nil
 }
 
-func TestWhoIsOppositeToAResetIsResetToo(t *testing.T) {
+func TestAClientThatWasResetHasItsNodeReset(t *testing.T) {
 	broken := &os.SyscallError{Syscall: "read", Err: errors.New("connection reset by peer")}
 	for _, c := range []struct {
-		name     string
-		err      error
-		to, from bool
+		name string
+		err  error
+		want bool
 	}{
-		{"from is reset", &net.OpError{Op: "read", Err: broken}, true, false},
-		{"to is reset", &net.OpError{Op: "write", Err: broken}, false, true},
-		{"to is reset below TLS", fmt.Errorf("TLS: %w", &net.OpError{Op: "write", Err: broken}), false, true},
-		{"from breaks off within TLS", io.ErrUnexpectedEOF, false, false},
-		{"from is silent", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, false, false},
-		{"the gateway has closed", &net.OpError{Op: "read", Err: net.ErrClosed}, false, false},
+		{"reset", &net.OpError{Op: "read", Err: broken}, true},
+		{"reset below TLS", fmt.Errorf("TLS: %w", &net.OpError{Op: "read", Err: broken}), true},
+		{"broken off within TLS", io.ErrUnexpectedEOF, false},
+		{"silent", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, false},
+		{"closed by the gateway", &net.OpError{Op: "read", Err: net.ErrClosed}, false},
+		{"closed by the gateway above TLS", net.ErrClosed, false},
+		{"there, and the node has gone", &net.OpError{Op: "write", Err: broken}, false},
 	} {
-		for _, wrapped := range []bool{false, true} {
-			beyondTo, to := tcpPair(t)
-			beyondFrom, from := tcpPair(t)
-			if wrapped {
-				to = tls.Server(to, &tls.Config{})
-				from = tls.Server(from, &tls.Config{})
+		for _, how := range []string{"", "TLS", "as its direction ends"} {
+			if how == "as its direction ends" && strings.Contains(c.name, "TLS") {
+				continue // the other way
 			}
-			passReset(&direction{to: to, from: from}, c.err)
-			to.Close()
-			from.Close()
-			if got := wasReset(t, beyondTo); got != c.to {
-				t.Errorf("%s, wrapped %t: to reset is %t", c.name, wrapped, got)
+			beyond, node := tcpPair(t)
+			_, client := tcpPair(t)
+			if how == "TLS" {
+				node = tls.Client(node, &tls.Config{})
 			}
-			if got := wasReset(t, beyondFrom); got != c.from {
-				t.Errorf("%s, wrapped %t: from reset is %t", c.name, wrapped, got)
+			d := &direction{to: node, from: client, err: c.err}
+			if how == "as its direction ends" {
+				place := enter(everybody, "reset", 0)
+				defer leave(everybody, place)
+				d.t = &tunnel{client: client, node: node, place: place, plain: true}
+				d.src = &io.LimitedReader{N: 1}
+				d.small = make([]byte, smallBuffer)
+				d.again = make(chan bool, 1)
+				go pump(d)
+				rested <- d
+			} else {
+				passReset(d, c.err)
+				node.Close()
+			}
+			if got := wasReset(t, beyond); got != c.want {
+				t.Errorf("%s, %s: the node's connection is reset: %t", c.name, how, got)
 			}
 		}
 	}
 }
 
-func TestAResetIsAResetOnTheOtherSide(t *testing.T) {
+// The reset of a client reaches the node. The client of a node that resets still gets its
+// last words, and an end in order.
+func TestAResetIsPassedOnToTheNodeAlone(t *testing.T) {
 	told := make(chan error, 1)
 	listen := func(conn net.Conn, reader *bufio.Reader, handshake string) {
 		_, _ = io.WriteString(conn, switching)
@@ -320,6 +333,7 @@ func TestAResetIsAResetOnTheOtherSide(t *testing.T) {
 			told <- err
 			return
 		}
+		_, _ = io.WriteString(conn, "last words")
 		_ = conn.(*net.TCPConn).SetLinger(0)
 	}
 	node := rawNode(t, listen)
@@ -337,8 +351,8 @@ func TestAResetIsAResetOnTheOtherSide(t *testing.T) {
 		if _, err := io.WriteString(p.conn, "x"); err != nil {
 			t.Fatal(err)
 		}
-		if !wasReset(t, p.conn) {
-			t.Errorf("%+v: the client was told that the node is done", options)
+		if said, err := io.ReadAll(p.reader); string(said) != "last words" || err != nil {
+			t.Errorf("%+v: the client of a node that resets got %q, %v", options, said, err)
 		}
 		wantSessions(t, node, 0)
 	}

@@ -113,21 +113,25 @@ type scores map[string][]score
 // contest measures the gateways, trial by trial, and returns the scores of each trial.
 // Before each round it renews what they are, and lets each run in for a turn: one
 // Traefik is some hundredths faster than the next for as long as it lives, by where its
-// memory happens to lie, and more rounds of the same one do not tell.
+// memory happens to lie, and more rounds of the same one do not tell. Each round begins
+// with another gateway: what each comes after, and how long after its last turn, is
+// evened out.
 func contest(s settings, renew func() error, all []gateway, trials ...trial) ([]scores, error) {
 	results := make([]scores, len(trials))
 	for i := range results {
 		results[i] = scores{}
 	}
-	for range s.rounds {
+	for round := range s.rounds {
 		if err := renew(); err != nil {
 			return nil, err
 		}
 		if _, err := inTurns(1, all, trials[0]); err != nil {
 			return nil, err
 		}
+		first := round % len(all)
+		order := slices.Concat(all[first:], all[:first])
 		for i, t := range trials {
-			turns, err := inTurns(s.turns, all, t)
+			turns, err := inTurns(s.turns, order, t)
 			if err != nil {
 				return nil, err
 			}
@@ -140,11 +144,10 @@ func contest(s settings, renew func() error, all []gateway, trials ...trial) ([]
 }
 
 // inTurns has each gateway take so many turns, there and back through them all: what else
-// a machine does changes from second to second, and what one gateway leaves behind may
-// fall to the next.
-func inTurns(turns int, all []gateway, t trial) (map[string][]tally, error) {
+// a machine does changes from second to second.
+func inTurns(turns int, order []gateway, t trial) (map[string][]tally, error) {
 	run := map[string]func() (tally, error){}
-	for _, w := range all {
+	for _, w := range order {
 		turn, end, err := t(w)
 		defer end()
 		if err != nil {
@@ -153,7 +156,7 @@ func inTurns(turns int, all []gateway, t trial) (map[string][]tally, error) {
 		run[w.name] = turn
 	}
 	taken := map[string][]tally{}
-	order := slices.Clone(all)
+	order = slices.Clone(order)
 	for range turns {
 		for _, w := range order {
 			one, err := run[w.name]()
@@ -169,7 +172,7 @@ func inTurns(turns int, all []gateway, t trial) (map[string][]tally, error) {
 
 // inShort says in short how a contest is made.
 func (s settings) inShort() string {
-	return fmt.Sprintf("%d rounds, each with a Traefik started anew and %d turns of %d s for each gateway, there and back through them all; medians of the rounds", s.rounds, s.turns, turnSeconds)
+	return fmt.Sprintf("%d rounds, each started anew and with %d turns of %d s for each, there and back through them all; medians of the rounds", s.rounds, s.turns, turnSeconds)
 }
 
 // atOnce is a trial that needs nothing made ready.

@@ -8,44 +8,75 @@ import (
 	"time"
 )
 
-// noting is a trial that notes what is called, and whose turns fail from the one of that
-// number on; 0: none does.
+// noting is a trial that notes what is called. The turn of the number failing fails, 0:
+// none; the others count 1, 2 and so on for a gateway named a, ten times as much for
+// another.
 func noting(called *[]string, failing int) trial {
-	turns := 0
+	turns := map[string]int{}
+	all := 0
 	return func(w gateway) (func() (tally, error), func(), error) {
 		*called = append(*called, "ready "+w.name)
 		turn := func() (tally, error) {
 			*called = append(*called, w.name)
-			if turns++; turns == failing {
+			turns[w.name]++
+			if all++; all == failing {
 				return tally{}, errors.New("it failed")
 			}
-			return tally{count: turns, took: time.Second}, nil
+			count := turns[w.name]
+			if w.name != "a" {
+				count *= 10
+			}
+			return tally{count: count, took: time.Second}, nil
 		}
 		return turn, func() { *called = append(*called, "end "+w.name) }, nil
 	}
 }
 
 func TestGatewaysTakeTurnsThereAndBack(t *testing.T) {
-	var called []string
+	var called, others []string
 	results, err := contest(settings{rounds: 2, turns: 2},
 		func() error { called = append(called, "renew"); return nil },
-		[]gateway{{name: "a"}, {name: "b"}, {name: "c"}}, noting(&called, 0))
+		[]gateway{{name: "a"}, {name: "b"}, {name: "c"}}, noting(&called, 0), noting(&others, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	round := []string{
-		"renew",
-		"ready a", "ready b", "ready c", "a", "b", "c", "end c", "end b", "end a",
-		"ready a", "ready b", "ready c", "a", "b", "c", "c", "b", "a", "end c", "end b", "end a",
-	}
-	if want := slices.Concat(round, round); !slices.Equal(called, want) {
+	runIn := []string{"renew", "ready a", "ready b", "ready c", "a", "b", "c", "end c", "end b", "end a"}
+	first := []string{"ready a", "ready b", "ready c", "a", "b", "c", "c", "b", "a", "end c", "end b", "end a"}
+	second := []string{"ready b", "ready c", "ready a", "b", "c", "a", "a", "c", "b", "end a", "end c", "end b"}
+	if want := slices.Concat(runIn, first, runIn, second); !slices.Equal(called, want) {
 		t.Errorf("called: %q\nwant %q", called, want)
 	}
-	// The turns of each round count 4 to 9 and 13 to 18, after those of running in.
-	for name, want := range map[string][]float64{"a": {6.5, 15.5}, "b": {6.5, 15.5}, "c": {6.5, 15.5}} {
-		if got := of(results[0][name], perSecond); !slices.Equal(got, want) {
-			t.Errorf("%s: %v a second, want %v", name, got, want)
+	if want := slices.Concat(first, second); !slices.Equal(others, want) {
+		t.Errorf("called for the other trial: %q\nwant %q", others, want)
+	}
+	// Of the first trial the turns 1 and 4 are those of running in.
+	for i, want := range []map[string][]float64{
+		{"a": {2.5, 5.5}, "b": {25, 55}, "c": {25, 55}},
+		{"a": {1.5, 3.5}, "b": {15, 35}, "c": {15, 35}},
+	} {
+		for name, want := range want {
+			if got := of(results[i][name], perSecond); !slices.Equal(got, want) {
+				t.Errorf("trial %d: %s: %v a second, want %v", i, name, got, want)
+			}
 		}
+	}
+}
+
+func TestAGatewayThatIsNotReadyEndsTheRound(t *testing.T) {
+	var called []string
+	noted := noting(&called, 0)
+	_, err := inTurns(3, []gateway{{name: "a"}, {name: "b"}}, func(w gateway) (func() (tally, error), func(), error) {
+		turn, end, err := noted(w)
+		if w.name == "b" {
+			err = errors.New("it is not ready")
+		}
+		return turn, end, err
+	})
+	if err == nil || !strings.Contains(err.Error(), "it is not ready") {
+		t.Errorf("error: %v", err)
+	}
+	if want := []string{"ready a", "ready b", "end b", "end a"}; !slices.Equal(called, want) {
+		t.Errorf("called: %q\nwant %q", called, want)
 	}
 }
 

@@ -12,7 +12,7 @@ func measureHTTP(g *ground, s settings, out string) error {
 		return err
 	}
 	r := g.page("Plain requests, measured")
-	r.line("Requests to one node for one route that is known; %s. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate.", s.inShort())
+	r.line("Requests to one node for one route that is known; %s. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate; p50 and p99 are medians of the turns, in each of which the clients connect anew.", s.inShort())
 	r.head(heads("clients", "requests", "p50", "p99")...)
 	all := g.gateways()
 	results, err := contest(s, g.renew, all, of(s.clients, g.requests)...)

@@ -44,7 +44,7 @@ func handshakes(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Handshakes")
 	r.line("")
-	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause; %s.", handshakers, s.inShort())
+	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause (the plugin resets the node's connection then, the others close it in order); %s.", handshakers, s.inShort())
 	r.head(heads("clients", "handshakes")...)
 	all := g.gateways()
 	results, err := contest(s, g.renew, all, atOnce(handshake))

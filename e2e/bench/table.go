@@ -183,18 +183,19 @@ func outage(g *ground, s settings, r *report) error {
 	return nil
 }
 
-// compare measures two things in turns.
+// compare measures two things in turns, there and back.
 func compare(rounds int, one, other func() (float64, error)) (ones, others []float64, err error) {
+	order := []func() error{
+		func() error { a, err := one(); ones = append(ones, a); return err },
+		func() error { b, err := other(); others = append(others, b); return err },
+	}
 	for range rounds {
-		a, err := one()
-		if err != nil {
-			return nil, nil, err
+		for _, measure := range order {
+			if err := measure(); err != nil {
+				return nil, nil, err
+			}
 		}
-		b, err := other()
-		if err != nil {
-			return nil, nil, err
-		}
-		ones, others = append(ones, a), append(others, b)
+		slices.Reverse(order)
 	}
 	return ones, others, nil
 }
