@@ -152,10 +152,10 @@ func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Then each session carries %d kB each way in messages of %d bytes, and all settle again: having talked.", spoken>>10, said)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and all settle again: having talked.", spoken>>10, said)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
-		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, having talked", n))
+		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
 	}
 	r.head(columns...)
 	all := g.gateways()
@@ -167,7 +167,11 @@ func memory(g *ground, s settings, r *report) error {
 			if err != nil {
 				return err
 			}
-			cells = append(cells, kB(m.after), kB(m.settled), kB(m.talked))
+			live := "–"
+			if m.live != 0 {
+				live = kB(m.live)
+			}
+			cells = append(cells, kB(m.after), kB(m.settled), live, kB(m.talked))
 			groups[i].label = fmt.Sprintf("%d sessions", n)
 			groups[i].values = append(groups[i].values, m.talked/1024)
 			m.figures(r, w)
@@ -180,8 +184,9 @@ func memory(g *ground, s settings, r *report) error {
 func kB(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1024) }
 
 // residence is what a gateway had resident, in bytes: without a session, and for
-// each session after their handshakes, settled, and settled after they have talked.
-type residence struct{ none, after, settled, talked float64 }
+// each session after their handshakes, settled, and settled after they have talked; and
+// how much of the settled one's heap is in use, which only Traefik tells.
+type residence struct{ none, after, settled, live, talked float64 }
 
 // figures adds the figures of a gateway's sessions; those of the most sessions stay.
 func (m residence) figures(r *report, w gateway) {
@@ -192,6 +197,9 @@ func (m residence) figures(r *report, w gateway) {
 	r.figure("session."+key+".after", m.after/1024, "kB")
 	r.figure("session."+key+".settled", m.settled/1024, "kB")
 	r.figure("session."+key+".talked", m.talked/1024, "kB")
+	if m.live != 0 {
+		r.figure("session."+key+".live", m.live/1024, "kB")
+	}
 	if key == "plugin" {
 		r.figure("traefik.resident", m.none/(1<<20), "MB")
 	}
@@ -213,7 +221,7 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		if err != nil {
 			return m, err
 		}
-		none, err := g.settle(w)
+		none, noneLive, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
@@ -226,52 +234,58 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		if err != nil {
 			return m, err
 		}
-		settled, err := g.settle(w)
+		settled, live, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
 		if err := talk(all, said, spoken); err != nil {
 			return m, fmt.Errorf("%s: %w", w.name, err)
 		}
-		talked, err := g.settle(w)
+		talked, _, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
 		if err := talk(all, said, said); err != nil {
 			return m, fmt.Errorf("%s: not all sessions are left: %w", w.name, err)
 		}
-		each := func(resident int) float64 { return float64(resident-none) / float64(sessions) }
-		return residence{float64(none), each(after), each(settled), each(talked)}, nil
+		each := func(more int) float64 { return float64(more) / float64(sessions) }
+		return residence{float64(none), each(after - none), each(settled - none), each(live - noneLive), each(talked - none)}, nil
 	}
 	return m, errors.New("no gateway " + name)
 }
 
-// settle waits until a gateway's memory has not changed by a hundredth for a while,
-// two minutes at most. Traefik is asked to collect its garbage, as Go does every two
-// minutes by itself, and gives back in the background what it does not need then.
-func (g *ground) settle(w gateway) (int, error) {
+// settle waits until a gateway's resident memory has not changed by a hundredth for a
+// while, two minutes at most, and returns it, in bytes, with what is in use of Traefik's
+// heap then; 0: it is not Traefik. Traefik is asked to collect its garbage, as Go does
+// every two minutes by itself, and gives back in the background what it does not need then.
+func (g *ground) settle(w gateway) (resident, live int, err error) {
+	isTraefik := w.addr == g.traefik.Addr()
 	quiet := 5 * time.Second
-	if w.addr == g.traefik.Addr() {
+	if isTraefik {
 		quiet = 25 * time.Second
 		if _, err := g.traefik.LiveHeap(); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	last, since := 0, time.Now()
+	since := time.Now()
 	for range 240 {
 		now, err := stack.Resident(w.pids()...)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		if diff := now - last; diff > last/100 || -diff > last/100 {
-			last, since = now, time.Now()
+		if diff := now - resident; diff > resident/100 || -diff > resident/100 {
+			resident, since = now, time.Now()
 		}
 		if time.Since(since) > quiet {
-			return now, nil
+			resident = now
+			break
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	return last, nil
+	if isTraefik {
+		live, err = g.traefik.LiveHeap()
+	}
+	return resident, live, err
 }
 
 // repeat runs one from so many goroutines for so many seconds and returns how
