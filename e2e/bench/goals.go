@@ -25,7 +25,7 @@ const (
 	bySystem  = "both ways make the same system calls for a message, eight or nine tenths of its time; what the plugin puts around each connection to copy with little memory, and taking stock now and then, come on top; to have the system move the bytes (splice) was tried: less of Traefik's processor time for large messages, but no more of them, for a pipe, which is two descriptors and a megabyte of what a user's pipes may hold, to each direction that is busy: [where the time goes](profile.md)"
 	byStacks  = "two goroutines take 8 kB of a session: one that waits in a call of interpreted code does not fit into 2 kB, nor, with one call more around that, into 4"
 	byNumber  = "requests for the static route beside so many routes take more processor time as well; that the processor's caches hold less of what a request looks into, and garbage collection has more to look through, is suspected, not shown"
-	byLanes   = "what is interpreted of a request costs about as much as lanes save of a static route's transport, its goroutines and system calls, so the two are near each other: see the rounds, the processor time beside, and [where the time goes](profile.md)"
+	byLanes   = "what is interpreted of a request costs more than lanes save of a static route's transport, its goroutines and system calls; two ways to interpret less were tried, and are no faster: a compiled client on each lane (httputil.ClientConn), which makes a buffer for each request, and to do without httputil.ReverseProxy, whose work takes longer when it is interpreted: see the rounds, the processor time beside, and [where the time goes](profile.md)"
 )
 
 // goals are compared with in this order.
