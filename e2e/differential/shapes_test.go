@@ -3,10 +3,13 @@ package differential
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 )
 
 // The shapes of the differential test, in the order of RFC 9110: what is asked, what is answered, what is upgraded.
@@ -205,6 +208,7 @@ var shapes = []shape{
 	{name: "Upgrade: h2c", client: ask(get("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")), node: says(ok)},
 	{name: "the node ends a session", client: sessionEndedByNode, node: saysAndCloses(switched("websocket") + "bye")},
 	{name: "the client is done first", client: sessionEndedByClient, node: lastWord},
+	{name: "the client resets a session", client: sessionReset, node: learnsHowItEnds, differs: passedReset},
 }
 
 // What nodes say.
@@ -569,4 +573,23 @@ func lastWord(s *server) {
 	s.say(switched("websocket"))
 	s.hearEnd()
 	s.say("bye, client")
+}
+
+// sessionReset has its connection reset when it is closed.
+func sessionReset(c *caller) {
+	c.say(handshake())
+	if m := c.hearHead(); m != nil {
+		c.note("%v", m)
+		_ = c.Conn.(*net.TCPConn).SetLinger(0)
+	}
+}
+
+// learnsHowItEnds listens until the connection ends.
+func learnsHowItEnds(s *server) {
+	if !s.hear() {
+		return
+	}
+	s.say(switched("websocket"))
+	_, err := io.Copy(io.Discard, s.in)
+	s.note("the connection was reset: %t", errors.Is(err, syscall.ECONNRESET))
 }
