@@ -177,7 +177,7 @@ func takeStockInTurn() {
 			continue
 		}
 		if !t.broken.Swap(true) {
-			if d.err != nil && d.to == t.node { // as passReset does it, without TLS
+			if d.err != nil && d.to == t.node { // as passReset does it; without TLS each error is a pointer
 				op, ok = d.err.(*net.OpError)
 				if ok && op.Op == "read" && reflect.TypeOf(op.Err) == systemError {
 					tcp, ok = d.to.(*net.TCPConn)
@@ -310,6 +310,10 @@ func passReset(d *direction, err error) {
 	}
 }
 
+// systemError is what the system says of a connection. Yaegi: an assertion to that type
+// panics where an error is an empty struct, as net.ErrClosed is.
+var systemError = reflect.TypeOf((*os.SyscallError)(nil))
+
 // over gives back what a session holds.
 func over(t *tunnel) {
 	leave(everybody, t.place)
@@ -418,7 +422,3 @@ func closeWrite(conn net.Conn) bool {
 	results := method.Call(nil)
 	return len(results) == 1 && results[0].IsNil()
 }
-
-// systemError is what the system says of a connection. Yaegi: an assertion to that type
-// panics where an error is an empty struct, as net.ErrClosed is.
-var systemError = reflect.TypeOf((*os.SyscallError)(nil))

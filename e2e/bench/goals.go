@@ -133,7 +133,7 @@ func compareWithGoals(_ *ground, _ settings, out string) error {
 		if verdict != "reached" {
 			short[g.short] = true
 		}
-		r.row(g.what, want, fmt.Sprintf("%.2f", value), byCPU, verdict)
+		r.row(g.what, want, fmt.Sprintf("%.3f", value), byCPU, verdict)
 	}
 	if len(short) > 0 {
 		r.line("")

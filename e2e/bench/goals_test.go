@@ -60,7 +60,7 @@ func TestGoalsSayWhatStandsInTheWayOfThoseNotReached(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| 1.30 |  | reached |", "| 0.50 |  | **not reached** |", "- Traefik's own way", "not measured here"} {
+	for _, want := range []string{"| 1.300 |  | reached |", "| 0.500 |  | **not reached** |", "- Traefik's own way", "not measured here"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
