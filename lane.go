@@ -2,6 +2,7 @@ package dynamicforward
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,8 +62,8 @@ const (
 	// under way a lane counts as lost. It is so for the moments in which an answer is
 	// written to the client.
 	lostAfter = 600
-	// laneBuffer is the size of a lane's reader and of its writer, in bytes. Trailers
-	// of an answer have to fit in.
+	// laneBuffer is the size of a lane's reader, and of what it keeps to make requests
+	// in, in bytes. Trailers of an answer have to fit in.
 	laneBuffer = 4096
 )
 
@@ -102,7 +103,7 @@ type lane struct {
 	proxy    *httputil.ReverseProxy
 	settle   func()
 	under    chan *http.Request // the request under way, for the watchman to look at
-	used     bool               // since it was idle at a look
+	asked    http.Header        // of its latest request, as Traefik sees it; nil: none since it was idle at a look
 	odd      bool               // it has met something unusual: see settle
 	over     bool               // it cannot take another request
 	late     bool               // the node has not answered in time
@@ -122,9 +123,10 @@ type lane struct {
 	flush     time.Duration
 	limited   *io.LimitedReader
 	reader    *bufio.Reader
-	writer    *bufio.Writer
-	fresh     bool // this is the first request on its connection
-	cut       bool // its answer was not read to the end
+	text      *bytes.Buffer // the request
+	out       io.Writer     // where it goes
+	fresh     bool          // this is the first request on its connection
+	cut       bool          // its answer was not read to the end
 }
 
 // laneRoom is how many lanes a way may have.
@@ -154,7 +156,7 @@ func newLanes(f *forwarder, to *way, room int) *lanes {
 		l.proxy.Transport = f.transport
 		l.proxy.Director = func(out *http.Request) { // what its trip would do
 			to.proxy.Director(out)
-			delete(out.Header, nodeHeader)
+			withoutForged(l, out)
 		}
 		l.proxy.FlushInterval = f.flush
 		l.odd = true
@@ -171,7 +173,8 @@ func newLane(f *forwarder, to *way) *lane {
 	l.under = make(chan *http.Request, 1)
 	l.limited = &io.LimitedReader{R: undialed}
 	l.reader = bufio.NewReaderSize(l.limited, laneBuffer)
-	l.writer = bufio.NewWriterSize(undialed, laneBuffer)
+	l.text = bytes.NewBuffer(make([]byte, 0, laneBuffer))
+	l.out = undialed
 	// FlushInterval is for answers that are not here to their end: see unusual.
 	l.proxy = &httputil.ReverseProxy{Director: to.proxy.Director, ErrorHandler: to.proxy.ErrorHandler, BufferPool: pooled}
 	ownBuffer(l.proxy)
@@ -219,23 +222,27 @@ func ownTrip(proxy *httputil.ReverseProxy, take func(r *http.Request) (*http.Res
 }
 
 // newTrip returns what takes a request over a lane to the node and the head of the
-// answer back. nodeHeader, which is for Traefik's access log, stays here. See handler for
-// why it is as short as it is.
+// answer back. nodeHeader, which is for Traefik's access log, stays here, and so does
+// whatever else has a name of its kind. See handler for why it is as short as it is.
 func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	under := l.under
 	limited := l.limited
 	reader := l.reader
-	writer := l.writer
+	text := l.text
+	forged := forgedLine
+	address := l.header
 	headLimit := int64(maxAnswerHead)
 	return func(r *http.Request) (response *http.Response, err error) {
-		delete(r.Header, nodeHeader)
-		l.used = true
+		l.asked[nodeHeader] = address
 		under <- r
 		limited.N = headLimit
-		if r.Write(writer) != nil {
-			return notSent(l, r)
+		if r.Write(text) != nil {
+			return notSent(l, r, errNotSent)
 		}
-		writer.Flush() // where it fails the read does, too
+		if bytes.Contains(text.Bytes(), forged) {
+			return notSent(l, r, nil)
+		}
+		text.WriteTo(l.out) // where it fails the read does, too, and so do all that follow
 		response, err = http.ReadResponse(reader, r)
 		<-under
 		if err == nil {
@@ -254,11 +261,31 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 // errNotSent is why a lane has not sent a request.
 var errNotSent = errors.New("the request could not be sent")
 
-// notSent is for a request that a lane cannot send.
-func notSent(l *lane, r *http.Request) (*http.Response, error) {
+// forgedStart is in the text of a request with a header that a client may not send.
+const forgedStart = "\r\n" + headerPrefix
+
+var forgedLine = []byte(forgedStart)
+
+// notSent is for a request that a lane cannot send as it is: err says why, and is nil
+// where it has forged headers, without which it is sent.
+func notSent(l *lane, r *http.Request, err error) (*http.Response, error) {
 	<-l.under
-	response, err := failed(l, r, errNotSent)
-	return response, err
+	l.text.Reset()
+	if err != nil {
+		response, failure := failed(l, r, err)
+		return response, failure
+	}
+	withoutForged(l, r)
+	response, failure := l.proxy.Transport.RoundTrip(r)
+	return response, failure
+}
+
+// withoutForged drops the forged headers of a request that a lane carries, and from what
+// Traefik sees of it.
+func withoutForged(l *lane, r *http.Request) {
+	dropForged(r.Header)
+	dropForged(l.asked)
+	l.asked[nodeHeader] = l.header
 }
 
 // failed ends a lane whose request has no answer, and returns the error. A connection
@@ -304,7 +331,8 @@ func first(l *lane, r *http.Request) (*http.Response, error) {
 	l.conn = conn
 	l.limited.R = conn
 	l.reader.Reset(l.limited)
-	l.writer.Reset(conn)
+	l.text.Reset()
+	l.out = conn
 	l.fresh = true
 	response, failure := l.proxy.Transport.RoundTrip(r)
 	l.fresh = false
@@ -379,6 +407,7 @@ func (b *laneBody) Close() error {
 
 // ride has a request that has taken a lane carried by it; handler does the same.
 func ride(idle chan *lane, l *lane, w http.ResponseWriter, r *http.Request) {
+	l.asked = r.Header
 	l.proxy.ServeHTTP(w, r)
 	if l.odd {
 		l.settle()

@@ -320,6 +320,121 @@ func TestARequestGoesByALane(t *testing.T) {
 	}
 }
 
+func TestALaneTakesNoForgedHeadersAlong(t *testing.T) {
+	cleanAlone := func(_ int64, head string) string {
+		if strings.Contains(head, headerPrefix) {
+			return "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+		}
+		return plainAnswer
+	}
+	node := newLaneNode(t, cleanAlone)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
+	m, url, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, "")
+	get(t, url)
+	to := wgamedsWay()
+	for i := 0; i <= spareLanes; i++ {
+		press(to, busyNode, time.Now().Add(time.Hour))
+		get(t, url)
+	}
+	press(to, -1000, time.Now().Add(time.Hour))
+	g := lanesOf(to)
+	before := node.connections.Load()
+
+	handler := m.handler()
+	seen := make(chan http.Header, 1)
+	asTraefik := func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(w, r)
+		seen <- r.Header
+	}
+	gateway := serveMiddleware(t, http.HandlerFunc(asTraefik)) + wgamed
+	large := strings.Repeat("x", 3*laneBuffer)
+	for _, c := range []struct {
+		name         string
+		first, after string // other headers, by the order of names
+	}{
+		{name: "X-Mine"}, // not forged
+		{name: nodeHeader},
+		{name: errorHeader},
+		{name: "x-dynamicforward-anything"},
+		{name: headerPrefix, first: large},
+		{name: cacheHeader, after: large},
+	} {
+		request, err := http.NewRequest(http.MethodGet, gateway, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set(c.name, "forged")
+		request.Header.Set("A-First", c.first)
+		request.Header.Set("Z-Last", c.after)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("%s: it reached the node", c.name)
+		}
+		header := <-seen
+		if got := header[nodeHeader]; len(got) != 1 || got[0] != node.addr {
+			t.Errorf("%s: Traefik sees the node %q", c.name, got)
+		}
+		delete(header, nodeHeader)
+		for name := range header {
+			if strings.HasPrefix(name, headerPrefix) {
+				t.Errorf("%s: Traefik sees %s", c.name, name)
+			}
+		}
+	}
+	if missed := missedOf(to); node.connections.Load() != before || missed != -1000 || len(g.idle) != spareLanes+1 {
+		t.Errorf("%d connections more, %d found no lane, %d are idle", node.connections.Load()-before, missed+1000, len(g.idle))
+	}
+}
+
+func TestALaneDoesNotKeepTheRoomOfALargeRequest(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g, _ := newLaneGateway(t, node, "")
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Large", strings.Repeat("x", 3*laneBuffer))
+	for i := 0; i <= spareLanes; i++ {
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Fatal(response.Status)
+		}
+	}
+	if got := largest(g); got <= 3*laneBuffer {
+		t.Fatalf("%d bytes: no request went by a lane", got)
+	}
+	g.tick(time.Now(), probes)
+	if got := largest(g); got != laneBuffer {
+		t.Errorf("a lane keeps %d bytes for requests, want %d", got, laneBuffer)
+	}
+	if _, body := get(t, url); body != "ok" {
+		t.Error(body)
+	}
+}
+
+// largest returns how much room for requests the lane keeps that keeps most.
+func largest(g *lanes) int {
+	most := 0
+	for i := len(g.idle); i > 0; i-- {
+		l := <-g.idle
+		if l.text.Cap() > most {
+			most = l.text.Cap()
+		}
+		g.idle <- l
+	}
+	return most
+}
+
 func TestALaneThatTheNodeHasClosedIsNoFailure(t *testing.T) {
 	rude := func(number int64, _ string) string {
 		if number > 1 && number <= opened {
@@ -529,7 +644,7 @@ func TestAClientThatHasGoneEndsItsLane(t *testing.T) {
 		soon(t, "the end of the lane", func() bool {
 			for j := len(g.idle); j > 0; j-- {
 				l := <-g.idle
-				l.used = true // it stays
+				l.asked = http.Header{} // it stays
 				g.idle <- l
 			}
 			g.tick(now, probes)
@@ -830,7 +945,7 @@ func TestALaneThatIsLostIsForgottenUntilItIsBack(t *testing.T) {
 	look := func() {
 		for i := len(g.idle); i > 0; i-- {
 			l := <-g.idle
-			l.used = true
+			l.asked = http.Header{}
 			g.idle <- l
 		}
 		g.tick(time.Now(), 0)
@@ -899,7 +1014,7 @@ func TestLanesEndWithTheirRouter(t *testing.T) {
 
 func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 	plain := func(_ int64, head string) string {
-		if strings.Contains(head, nodeHeader) {
+		if strings.Contains(head, headerPrefix) {
 			return "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
 		}
 		return plainAnswer
@@ -916,10 +1031,13 @@ func TestNoRequestWaitsForALaneInVain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set(nodeHeader, node.addr)
+	request.Header.Set(errorHeader, "forged")
 	ride(g.idle, l, recorder, request)
 	if recorder.body.String() != "ok" || len(g.idle) != 0 {
 		t.Errorf("%q, %d idle", recorder.body.String(), len(g.idle))
+	}
+	if got := request.Header[nodeHeader]; len(got) != 1 || got[0] != node.addr || request.Header[errorHeader] != nil {
+		t.Errorf("Traefik sees %v", request.Header)
 	}
 	if done, _ := g.tick(time.Now(), probes); done || len(g.idle) != 1 {
 		t.Errorf("nothing for the next that waits: done %t, %d idle", done, len(g.idle))

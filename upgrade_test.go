@@ -97,6 +97,27 @@ func TestAHandshakeReachesTheNodeAsItWas(t *testing.T) {
 	}
 }
 
+func TestAShortcutIsForUsualHandshakesAlone(t *testing.T) {
+	saw := make(chan string, 1)
+	keep := func(_ net.Conn, _ *bufio.Reader, handshake string) { saw <- handshake }
+	gateway := sessionGateway(t, rawNode(t, keep))
+	usual := strings.Replace(handshakeText(wgamed), "keep-alive, Upgrade, close", "Upgrade", 1)
+	usual = strings.Replace(usual, "X-Dynamicforward-Node: forged\r\n", "", 1)
+	rawClient(t, gateway, usual)
+	<-saw // from here on there is a shortcut
+	for _, c := range []struct{ before, after, unwanted string }{
+		{"\r\n\r\n", "\r\nX-Dynamicforward-Node: forged\r\n\r\n", "forged"},
+		{"\r\nUpgrade", "\r\nx-dynamicforward-error: forged\r\nUpgrade", "forged"},
+		{"\r\nHost", "\r\nX-Dynamicforward-: forged\r\nHost", "forged"},
+		{"Connection: Upgrade", "Connection: close", "Upgrade"},
+	} {
+		rawClient(t, gateway, strings.Replace(usual, c.before, c.after, 1))
+		if got := <-saw; strings.Contains(got, c.unwanted) {
+			t.Errorf("%q: the node saw\n%s", c.after, got)
+		}
+	}
+}
+
 func TestTrailersAreWantedThoughTEBelongsToTheConnection(t *testing.T) {
 	saw := make(chan string, 1)
 	keep := func(_ net.Conn, _ *bufio.Reader, handshake string) { saw <- handshake }

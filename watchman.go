@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -154,7 +155,7 @@ func visitIdle(g *lanes, now time.Time, left int, trusted bool) int {
 			g.idle <- l
 			continue
 		}
-		if trusted && !l.used {
+		if trusted && l.asked == nil {
 			layDown(g, l, now)
 			continue
 		}
@@ -176,7 +177,10 @@ func visitIdle(g *lanes, now time.Time, left int, trusted bool) int {
 			relist(g, l)
 		}
 		l.visit = g.visits
-		l.used = false
+		l.asked = nil
+		if l.text.Cap() > laneBuffer {
+			*l.text = *bytes.NewBuffer(make([]byte, 0, laneBuffer))
+		}
 		l.absent = 0
 		g.idle <- l
 	}

@@ -40,7 +40,7 @@ func wantNoForgery(t *testing.T, what string, header http.Header) {
 
 // Nothing that a client sends in the plugin's name reaches a node, the old
 // gateway, or Traefik's access log: however it is asked, the first time and when
-// the route is known.
+// the route is known, and when so many ask that the node gets lanes.
 func TestNobodySeesWhatClientsForge(t *testing.T) {
 	logFile := filepath.Join(t.TempDir(), "access.log")
 	var mu sync.Mutex
@@ -94,6 +94,7 @@ func TestNobodySeesWhatClientsForge(t *testing.T) {
 			c.Close()
 		}
 	}
+	asked += askOften(t, "http://"+own.Addr()+"/ws"+at)
 	for _, who := range []*stack.Node{n, old} {
 		requests := who.Requests()
 		if len(requests) < 18 {
@@ -122,6 +123,40 @@ func TestNobodySeesWhatClientsForge(t *testing.T) {
 			t.Errorf("the access log has %s", text)
 		}
 	}
+}
+
+// askOften has many clients ask again and again, with forged headers half of the time:
+// those who have none get the node its lanes. It returns how often they have asked.
+func askOften(t *testing.T, url string) int {
+	t.Helper()
+	const clients, each = 16, 50
+	var asking sync.WaitGroup
+	for range clients {
+		asking.Go(func() {
+			client := &http.Client{Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			for i := range each {
+				request, err := http.NewRequest(http.MethodGet, url, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, line := range forgery[:i%2*len(forgery)] {
+					name, value, _ := strings.Cut(line, ": ")
+					request.Header.Add(name, value)
+				}
+				response, err := client.Do(request)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+			}
+		})
+	}
+	asking.Wait()
+	return clients * each
 }
 
 // Nor the bare prefix, which is a header's name as well.
