@@ -62,8 +62,9 @@ const (
 	// under way a lane counts as lost. It is so for the moments in which an answer is
 	// written to the client.
 	lostAfter = 600
-	// laneBuffer is the size of a lane's reader, and of what it keeps to make requests
-	// in, in bytes. Trailers of an answer have to fit in.
+	// laneBuffer is the size of a lane's reader, and of the buffer that it makes requests
+	// in, in bytes. Trailers of an answer have to fit in. For a larger request the other
+	// one grows, until the next look at the lane.
 	laneBuffer = 4096
 )
 
@@ -103,7 +104,7 @@ type lane struct {
 	proxy    *httputil.ReverseProxy
 	settle   func()
 	under    chan *http.Request // the request under way, for the watchman to look at
-	asked    http.Header        // of its latest request, as Traefik sees it; nil: none since it was idle at a look
+	asked    http.Header        // of its latest request, as Traefik sees it; nil: none since it was idle at a look. Whoever takes it for a request sets this.
 	odd      bool               // it has met something unusual: see settle
 	over     bool               // it cannot take another request
 	late     bool               // the node has not answered in time
@@ -222,8 +223,9 @@ func ownTrip(proxy *httputil.ReverseProxy, take func(r *http.Request) (*http.Res
 }
 
 // newTrip returns what takes a request over a lane to the node and the head of the
-// answer back. nodeHeader, which is for Traefik's access log, stays here, and so does
-// whatever else has a name of its kind. See handler for why it is as short as it is.
+// answer back. It puts nodeHeader, which is for Traefik's access log, on the client's
+// request alone, and sends nothing that has a name of its kind. See handler for why it is
+// as short as it is.
 func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	under := l.under
 	limited := l.limited
@@ -237,13 +239,15 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 		under <- r
 		limited.N = headLimit
 		if r.Write(text) != nil {
-			return notSent(l, r, errNotSent)
+			return unsendable(l, r)
 		}
 		if bytes.Contains(text.Bytes(), forged) {
-			return notSent(l, r, nil)
+			return cleansed(l, r)
 		}
-		text.WriteTo(l.out) // where it fails the read does, too, and so do all that follow
-		response, err = http.ReadResponse(reader, r)
+		_, err = text.WriteTo(l.out)
+		if err == nil {
+			response, err = http.ReadResponse(reader, r)
+		}
 		<-under
 		if err == nil {
 			if response.StatusCode >= 200 {
@@ -258,26 +262,31 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// errNotSent is why a lane has not sent a request.
-var errNotSent = errors.New("the request could not be sent")
-
 // forgedStart is in the text of a request with a header that a client may not send.
 const forgedStart = "\r\n" + headerPrefix
 
 var forgedLine = []byte(forgedStart)
 
-// notSent is for a request that a lane cannot send as it is: err says why, and is nil
-// where it has forged headers, without which it is sent.
-func notSent(l *lane, r *http.Request, err error) (*http.Response, error) {
+// errNotSent is why a lane has not sent a request.
+var errNotSent = errors.New("the request could not be sent")
+
+// unsendable is for a request that cannot be written down, such as one to a host that is
+// no name. Traefik logs it, too, and without what is forged.
+func unsendable(l *lane, r *http.Request) (*http.Response, error) {
 	<-l.under
 	l.text.Reset()
-	if err != nil {
-		response, failure := failed(l, r, err)
-		return response, failure
-	}
 	withoutForged(l, r)
-	response, failure := l.proxy.Transport.RoundTrip(r)
-	return response, failure
+	response, err := failed(l, r, errNotSent)
+	return response, err
+}
+
+// cleansed sends a request without the headers in it that are forged.
+func cleansed(l *lane, r *http.Request) (*http.Response, error) {
+	<-l.under
+	l.text.Reset()
+	withoutForged(l, r)
+	response, err := l.proxy.Transport.RoundTrip(r)
+	return response, err
 }
 
 // withoutForged drops the forged headers of a request that a lane carries, and from what

@@ -141,6 +141,13 @@ func press(to *way, missed int, since time.Time) {
 func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lanes, *way) {
 	t.Helper()
 	url, wgamedsWay := newNodeGateway(t, node, timeout)
+	g, to := openLanes(t, url, wgamedsWay)
+	return url, g, to
+}
+
+// openLanes is what newLaneGateway does with a gateway to a node that has no lanes yet.
+func openLanes(t *testing.T, url string, wgamedsWay func() *way) (*lanes, *way) {
+	t.Helper()
 	get(t, url)
 	to := wgamedsWay()
 	for i := 0; i <= spareLanes; i++ {
@@ -152,7 +159,7 @@ func newLaneGateway(t *testing.T, node *laneNode, timeout string) (string, *lane
 		t.Fatalf("%d lanes are idle, want %d", len(g.idle), spareLanes+1)
 	}
 	press(to, -1000, time.Now().Add(time.Hour))
-	return url, g, to
+	return g, to
 }
 
 // lanesOf returns the lanes of a way, or nil.
@@ -162,7 +169,7 @@ func lanesOf(to *way) *lanes {
 	return to.pressure.lanes
 }
 
-// opened is how many requests newLaneGateway makes.
+// opened is how many requests openLanes makes.
 const opened = 1 + spareLanes + 1
 
 // lanesOpen tells how many lanes there are that do not rest.
@@ -320,34 +327,55 @@ func TestARequestGoesByALane(t *testing.T) {
 	}
 }
 
-func TestALaneTakesNoForgedHeadersAlong(t *testing.T) {
+// asTraefik serves a middleware, and hands over the header of each request when it is over,
+// as Traefik logs it.
+func asTraefik(t *testing.T, m *middleware) (string, chan http.Header) {
+	t.Helper()
+	handler := m.handler()
+	seen := make(chan http.Header, 1)
+	serve := func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(w, r)
+		seen <- r.Header
+	}
+	return serveMiddleware(t, http.HandlerFunc(serve)), seen
+}
+
+// wantNoForgery checks a header that Traefik logs.
+func wantNoForgery(t *testing.T, what string, header http.Header, node string) {
+	t.Helper()
+	if got := header[nodeHeader]; len(got) != 1 || got[0] != node {
+		t.Errorf("%s: Traefik sees the node %q", what, got)
+	}
+	for name := range header {
+		if strings.HasPrefix(name, headerPrefix) && name != nodeHeader {
+			t.Errorf("%s: Traefik sees %s", what, name)
+		}
+	}
+}
+
+// newForgersGateway is newLaneGateway as asTraefik serves it. The node does not want to see
+// what clients forge.
+func newForgersGateway(t *testing.T) (url string, seen chan http.Header, node *laneNode, g *lanes, to *way) {
+	t.Helper()
 	cleanAlone := func(_ int64, head string) string {
 		if strings.Contains(head, headerPrefix) {
 			return "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
 		}
 		return plainAnswer
 	}
-	node := newLaneNode(t, cleanAlone)
+	node = newLaneNode(t, cleanAlone)
 	redis := newPushingRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
-	m, url, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, "")
-	get(t, url)
-	to := wgamedsWay()
-	for i := 0; i <= spareLanes; i++ {
-		press(to, busyNode, time.Now().Add(time.Hour))
-		get(t, url)
-	}
-	press(to, -1000, time.Now().Add(time.Hour))
-	g := lanesOf(to)
-	before := node.connections.Load()
+	m, direct, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, "")
+	g, to = openLanes(t, direct, wgamedsWay)
+	gateway, seen := asTraefik(t, m)
+	return gateway + wgamed, seen, node, g, to
+}
 
-	handler := m.handler()
-	seen := make(chan http.Header, 1)
-	asTraefik := func(w http.ResponseWriter, r *http.Request) {
-		handler.ServeHTTP(w, r)
-		seen <- r.Header
-	}
-	gateway := serveMiddleware(t, http.HandlerFunc(asTraefik)) + wgamed
+func TestALaneTakesNoForgedHeadersAlong(t *testing.T) {
+	url, seen, node, g, to := newForgersGateway(t)
+	before := node.connections.Load()
+	g.tick(time.Now(), probes)
 	large := strings.Repeat("x", 3*laneBuffer)
 	for _, c := range []struct {
 		name         string
@@ -360,7 +388,7 @@ func TestALaneTakesNoForgedHeadersAlong(t *testing.T) {
 		{name: headerPrefix, first: large},
 		{name: cacheHeader, after: large},
 	} {
-		request, err := http.NewRequest(http.MethodGet, gateway, nil)
+		request, err := http.NewRequest(http.MethodGet, url, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -375,50 +403,76 @@ func TestALaneTakesNoForgedHeadersAlong(t *testing.T) {
 		if response.StatusCode != http.StatusOK {
 			t.Errorf("%s: it reached the node", c.name)
 		}
-		header := <-seen
-		if got := header[nodeHeader]; len(got) != 1 || got[0] != node.addr {
-			t.Errorf("%s: Traefik sees the node %q", c.name, got)
-		}
-		delete(header, nodeHeader)
-		for name := range header {
-			if strings.HasPrefix(name, headerPrefix) {
-				t.Errorf("%s: Traefik sees %s", c.name, name)
-			}
-		}
+		wantNoForgery(t, c.name, <-seen, node.addr)
 	}
-	if missed := missedOf(to); node.connections.Load() != before || missed != -1000 || len(g.idle) != spareLanes+1 {
-		t.Errorf("%d connections more, %d found no lane, %d are idle", node.connections.Load()-before, missed+1000, len(g.idle))
+	g.tick(time.Now(), probes)
+	if node.connections.Load() != before || missedOf(to) != -1000 || lanesOpen(g) != spareLanes+1 {
+		t.Errorf("%d connections more, %d found no lane, %d lanes were used", node.connections.Load()-before, missedOf(to)+1000, lanesOpen(g))
+	}
+}
+
+// The client's host is none, which shows when the request is written down: it has a name
+// that is said to be in Punycode, and is not.
+func TestWhatALaneCannotSendIsLoggedWithoutForgedHeaders(t *testing.T) {
+	url, seen, node, _, _ := newForgersGateway(t)
+	gateway := strings.TrimSuffix(url, wgamed)
+	_, reader := rawClient(t, gateway, "GET http://xn--\xc3\xa9"+wgamed+" HTTP/1.1\r\nHost: game.example.com\r\nX-Dynamicforward-Error: forged\r\n\r\n")
+	wantNoForgery(t, "a host that is none", <-seen, node.addr)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusBadGateway || node.requests.Load() != opened {
+		t.Errorf("%s, %d requests more", response.Status, node.requests.Load()-opened)
+	}
+}
+
+// What has not been sent of a request may not go before the next one's.
+func TestALaneThatCannotBeWrittenToIsNotUsedAgain(t *testing.T) {
+	plain := func(_ int64, _ string) string { return plainAnswer }
+	node := newLaneNode(t, plain)
+	url, g, _ := newLaneGateway(t, node, "")
+	for i := 0; i <= spareLanes; i++ {
+		l := <-g.idle
+		l.out = undialed
+		g.idle <- l
+	}
+	if response, body := get(t, url); response.StatusCode != http.StatusOK || body != "ok" {
+		t.Errorf("%d %q", response.StatusCode, body)
+	}
+	if got := laneCount(g); got != spareLanes {
+		t.Errorf("%d lanes are left, want %d", got, spareLanes)
 	}
 }
 
 func TestALaneDoesNotKeepTheRoomOfALargeRequest(t *testing.T) {
-	plain := func(_ int64, _ string) string { return plainAnswer }
-	node := newLaneNode(t, plain)
-	url, g, _ := newLaneGateway(t, node, "")
+	url, seen, _, g, _ := newForgersGateway(t)
 	request, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	request.Header.Set("X-Large", strings.Repeat("x", 3*laneBuffer))
-	for i := 0; i <= spareLanes; i++ {
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
+	for _, when := range []string{"before", "after"} {
+		for i := 0; i <= spareLanes; i++ {
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			<-seen
+			if response.StatusCode != http.StatusOK {
+				t.Fatal(response.Status)
+			}
 		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			t.Fatal(response.Status)
+		if got := largest(g); got <= 3*laneBuffer {
+			t.Fatalf("%d bytes: no request went by a lane", got)
 		}
-	}
-	if got := largest(g); got <= 3*laneBuffer {
-		t.Fatalf("%d bytes: no request went by a lane", got)
-	}
-	g.tick(time.Now(), probes)
-	if got := largest(g); got != laneBuffer {
-		t.Errorf("a lane keeps %d bytes for requests, want %d", got, laneBuffer)
-	}
-	if _, body := get(t, url); body != "ok" {
-		t.Error(body)
+		g.tick(time.Now(), probes)
+		if got := largest(g); got != laneBuffer {
+			t.Errorf("%s: a lane keeps %d bytes for requests, want %d", when, got, laneBuffer)
+		}
+		request.Header.Set(errorHeader, "forged") // it has to be looked for where the text is now
 	}
 }
 
@@ -673,6 +727,7 @@ func halfway(t *testing.T) (*laneNode, *lanes, *lane, *http.Response) {
 		t.Fatal(err)
 	}
 	l := <-g.idle
+	l.asked = http.Header{}
 	response, err := l.proxy.Transport.RoundTrip(request)
 	if err != nil {
 		t.Fatal(err)

@@ -188,7 +188,7 @@ func TestOnlyAPlainRequestTakesAShortcut(t *testing.T) {
 		{what: "a plain request", method: "GET", want: "shortcut"},
 		{what: "one with a header of its own", method: "DELETE", header: "X-Dynamic", value: "1", want: "shortcut"},
 		{what: "one with a body", method: "POST", body: "body", want: "long way"},
-		{what: "one with a forged header", method: "GET", header: "X-Dynamicforward-Node", value: "10.0.0.9:9", want: "long way"},
+		{what: "one with a forged header, where there are no lanes", method: "GET", header: "X-Dynamicforward-Node", value: "10.0.0.9:9", want: "long way"},
 		{what: "one that asks for another protocol", method: "GET", header: "Connection", value: "Upgrade", want: "long way"},
 	} {
 		url := shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})

@@ -20,7 +20,7 @@ import (
 
 // isUpgrade tells whether a request is the handshake of another protocol, which
 // is not WebSocket alone. One with a body goes the way of plain requests. work asks the
-// same of one whose Connection is as Traefik's entry point leaves it.
+// same.
 func isUpgrade(r *http.Request) bool {
 	if r.Header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
 		return false
@@ -29,6 +29,11 @@ func isUpgrade(r *http.Request) bool {
 	if len(connection) == 1 && connection[0] == "Upgrade" {
 		return true // as Traefik's entry point leaves it
 	}
+	return namesUpgrade(connection)
+}
+
+// namesUpgrade tells whether Connection has upgrade among others.
+func namesUpgrade(connection []string) bool {
 	return strings.Contains(","+strings.ToLower(strings.ReplaceAll(strings.Join(connection, ","), " ", ""))+",", ",upgrade,")
 }
 

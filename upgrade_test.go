@@ -97,25 +97,37 @@ func TestAHandshakeReachesTheNodeAsItWas(t *testing.T) {
 	}
 }
 
-func TestAShortcutIsForUsualHandshakesAlone(t *testing.T) {
+func TestAShortcutTakesNoForgedHeadersAlong(t *testing.T) {
 	saw := make(chan string, 1)
 	keep := func(_ net.Conn, _ *bufio.Reader, handshake string) { saw <- handshake }
-	gateway := sessionGateway(t, rawNode(t, keep))
+	node := rawNode(t, keep)
+	redis := newPushingRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", node)
+	m, direct, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, "")
 	usual := strings.Replace(handshakeText(wgamed), "keep-alive, Upgrade, close", "Upgrade", 1)
 	usual = strings.Replace(usual, "X-Dynamicforward-Node: forged\r\n", "", 1)
-	rawClient(t, gateway, usual)
-	<-saw // from here on there is a shortcut
+	rawClient(t, strings.TrimSuffix(direct, wgamed), usual)
+	<-saw
+	if wgamedsWay() == nil {
+		t.Fatal("there is no shortcut")
+	}
+	gateway, seen := asTraefik(t, m)
 	for _, c := range []struct{ before, after, unwanted string }{
+		{"", "", "forged"},
 		{"\r\n\r\n", "\r\nX-Dynamicforward-Node: forged\r\n\r\n", "forged"},
 		{"\r\nUpgrade", "\r\nx-dynamicforward-error: forged\r\nUpgrade", "forged"},
 		{"\r\nHost", "\r\nX-Dynamicforward-: forged\r\nHost", "forged"},
-		{"Connection: Upgrade", "Connection: close", "Upgrade"},
+		{"Connection: Upgrade", "Connection: keep-alive, Upgrade\r\nX-Dynamicforward-Error: forged", "forged"},
+		{"Connection: Upgrade", "Connection: Upgrade, X-Dynamicforward-Error\r\nX-Dynamicforward-Error: forged", "forged"},
+		{"Connection: Upgrade", "Connection: close", "Upgrade"}, // no handshake
 	} {
 		rawClient(t, gateway, strings.Replace(usual, c.before, c.after, 1))
 		if got := <-saw; strings.Contains(got, c.unwanted) {
 			t.Errorf("%q: the node saw\n%s", c.after, got)
 		}
+		wantNoForgery(t, c.after, <-seen, node)
 	}
+	waitFor(t, "the places among the sessions", func() bool { return sessionsOf(node) == 0 })
 }
 
 func TestTrailersAreWantedThoughTEBelongsToTheConnection(t *testing.T) {

@@ -38,7 +38,7 @@ type usher struct {
 // outcome is what has come of a handshake. nil: a session has begun, or could not begin
 // when the client's connection was taken over already. The request is over.
 type outcome struct {
-	unknown  bool           // its query leads nowhere, or it is not a usual handshake; nothing else counts
+	unknown  bool           // it has to go the long way: its query leads nowhere, it is no handshake, or has forged headers; nothing else counts
 	way      *way           // where it went
 	over     chan struct{}  // a session has begun; closed when it ends
 	t        *tunnel        // to the node that has given response, in place of a session
@@ -128,46 +128,17 @@ func work(u *usher) {
 			m.short.mu.RLock()
 			to = m.short.known[r.URL.RawQuery]
 			m.short.mu.RUnlock()
-			// Not isUpgrade, which would cost a call: what has another Connection goes the long way.
-			if to == nil || !usual || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
+			if to == nil || // not isUpgrade, which would cost a call:
+				!usual && !namesUpgrade(connection) || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
 				u.done <- &outcome{unknown: true}
 				continue
+			}
+			if !usual {
+				dropForged(header) // what Connection names is not in the text
 			}
 			header[nodeHeader] = to.header
 		} else {
 			to = a.way
-		}
-
-		// The handshake as the node gets it: as the client sent it, but for the headers
-		// that Traefik's own proxy changes too. The request stays as it is.
-		out = r
-		if !to.asSent {
-			out = directed(r, to)
-		}
-		if !usual {
-			header = withoutNamed(header)
-		}
-		text = r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
-		client, _, _ = net.SplitHostPort(r.RemoteAddr)
-		before = header["X-Forwarded-For"]
-		if before != nil {
-			client = forwardedFor(before, client)
-		}
-		if client != "" {
-			text += "X-Forwarded-For: " + client + "\r\n"
-		}
-		if r.Header["Te"] != nil || r.Method != http.MethodGet {
-			text += rareHeaders(r.Method, r.Header["Te"])
-		}
-		rest.Reset()
-		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
-		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
-		if len(text) > usualHandshake {
-			rest = &bytes.Buffer{}
-		}
-		if strings.Contains(text, forgedStart) {
-			u.done <- &outcome{unknown: true}
-			continue
 		}
 
 		// A place among the sessions of the node, as take gives it.
@@ -206,6 +177,40 @@ func work(u *usher) {
 		if err != nil {
 			abandon(t)
 			u.done <- &outcome{way: to, err: err}
+			continue
+		}
+
+		// The handshake as the node gets it: as the client sent it, but for the headers
+		// that Traefik's own proxy changes too. The request stays as it is. Headers that
+		// clients may not send show in the text: by a shortcut no name was looked at.
+		out = r
+		if !to.asSent {
+			out = directed(r, to)
+		}
+		if !usual {
+			header = withoutNamed(header)
+		}
+		text = r.Method + " " + out.URL.RequestURI() + " HTTP/1.1\r\nHost: " + out.Host + "\r\nConnection: Upgrade\r\nUpgrade: " + r.Header["Upgrade"][0] + "\r\n"
+		client, _, _ = net.SplitHostPort(r.RemoteAddr)
+		before = header["X-Forwarded-For"]
+		if before != nil {
+			client = forwardedFor(before, client)
+		}
+		if client != "" {
+			text += "X-Forwarded-For: " + client + "\r\n"
+		}
+		if r.Header["Te"] != nil || r.Method != http.MethodGet {
+			text += rareHeaders(r.Method, r.Header["Te"])
+		}
+		rest.Reset()
+		_ = header.WriteSubset(rest, notCopied) // a buffer takes everything
+		text = strings.ReplaceAll(text+rest.String()+"\r\n", webSocketInGo, webSocketName)
+		if len(text) > usualHandshake {
+			rest = &bytes.Buffer{}
+		}
+		if a == nil && strings.Contains(text, forgedStart) {
+			abandon(t)
+			u.done <- &outcome{unknown: true}
 			continue
 		}
 
