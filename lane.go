@@ -95,7 +95,8 @@ type pressure struct {
 }
 
 // lane belongs to whoever has taken it out of idle or resting, which is a request or the
-// watchman; but while that request is in under, to whoever takes it out there.
+// watchman; but while that request is in under, to whoever takes it out there. A request
+// that takes it sets asked.
 //
 // Yaegi: it does not know the way that it belongs to, nor do lanes: types that contain
 // each other get mixed up.
@@ -104,7 +105,7 @@ type lane struct {
 	proxy    *httputil.ReverseProxy
 	settle   func()
 	under    chan *http.Request // the request under way, for the watchman to look at
-	asked    http.Header        // of its latest request, as Traefik sees it; nil: none since it was idle at a look. Whoever takes it for a request sets this.
+	asked    http.Header        // as Traefik sees it, of its latest request; nil: none since it was idle at a look
 	odd      bool               // it has met something unusual: see settle
 	over     bool               // it cannot take another request
 	late     bool               // the node has not answered in time
@@ -231,7 +232,7 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	limited := l.limited
 	reader := l.reader
 	text := l.text
-	forged := forgedLine
+	forged := []byte(forgedStart)
 	address := l.header
 	headLimit := int64(maxAnswerHead)
 	return func(r *http.Request) (response *http.Response, err error) {
@@ -264,8 +265,6 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 
 // forgedStart is in the text of a request with a header that a client may not send.
 const forgedStart = "\r\n" + headerPrefix
-
-var forgedLine = []byte(forgedStart)
 
 // errNotSent is why a lane has not sent a request.
 var errNotSent = errors.New("the request could not be sent")

@@ -75,15 +75,14 @@ const afterPrefix = "X-Dynamicforward."
 
 // handler returns the handler of every request. It is the short way, for a plain GET
 // whose query was seen before, to a node that has lanes; upgrade and plain have the
-// others, longWay has what they cannot do. Whether a client has sent a header that it may
-// not is not looked at here, which would cost more than all the rest: it shows in the text
-// that is made for the node (see newTrip, and work). Interpreted, a call of compiled code costs half
+// others, longWay has what they cannot do. Interpreted, a call of compiled code costs half
 // a microsecond; a function pays for all its variables and intermediate values each time,
 // used or not; and a method of our own is called through reflection and costs four times
 // as much as a function. So this one captures what it needs, constants too, and has little
 // of all: one if within another has fewer intermediate values than && and || have. Of
 // several conditions in one case of a switch without a tag, which would read better, Yaegi
-// heeds the first alone.
+// heeds the first alone. To look at the name of each header is dear, too: whether one is
+// forged shows in the text that is made for the node (see newTrip, and work).
 //
 // Traefik's entry point leaves no Connection header but for an upgrade.
 func (m *middleware) handler() http.Handler {

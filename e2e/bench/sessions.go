@@ -212,6 +212,10 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		return m, err
 	}
 	defer g.stop()
+	g.options.LogLevel = "ERROR" // why a session has ended that should not, Traefik's log says
+	if err := g.renew(); err != nil {
+		return m, err
+	}
 	for _, w := range g.gateways() {
 		if w.name != name {
 			continue
@@ -239,14 +243,14 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 			return m, err
 		}
 		if err := talk(all, said, spoken); err != nil {
-			return m, fmt.Errorf("%s: %w", w.name, err)
+			return m, fmt.Errorf("%s: not all sessions are there: %w; Traefik's log ends with\n%s", w.name, err, g.traefik.Tail(5))
 		}
 		talked, _, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
 		if err := talk(all, said, said); err != nil {
-			return m, fmt.Errorf("%s: not all sessions are left: %w", w.name, err)
+			return m, fmt.Errorf("%s: not all sessions are left: %w; Traefik's log ends with\n%s", w.name, err, g.traefik.Tail(5))
 		}
 		each := func(more int) float64 { return float64(more) / float64(sessions) }
 		return residence{float64(none), each(after - none), each(settled - none), each(live - noneLive), each(talked - none)}, nil
