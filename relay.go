@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"reflect"
@@ -20,17 +21,19 @@ const (
 	largeBuffer = 32 * 1024  // bytes
 	stint       = 64 * 1024  // bytes carried with the small buffer before a look at what there is
 	calmStint   = 256 * 1024 // the same after a look that has found little: a look costs as much as some messages
-	longStint   = 4 << 20    // the same with the large one
 )
 
 // A direction that has as much as this to read at once after a small buffer full, in
 // bytes, has much to carry: the large buffer saves it three system calls of four, or
 // more. It gives the buffer back when it carries less than that holds for the time of
 // quiet, which is as long as it may be with the shortest websocket.idleTimeout: see
-// untold.
+// untold. One that has carried more is looked at again after longQuiets times as long, and
+// has to have carried as many times as much then: to be woken for it costs as much as some
+// messages.
 const (
-	much  = 4 * smallBuffer
-	quiet = minIdleTimeout / 3
+	much       = 4 * smallBuffer
+	quiet      = minIdleTimeout / 3
+	longQuiets = 8
 )
 
 // lastWords is how long one side of a session may go on after the other has said
@@ -363,20 +366,25 @@ func look(d *direction) (int64, error) {
 
 // carryMuch carries with a large buffer for as long as that pays. It returns what look
 // returns: after silence a short stint, for what had much to carry once is likely to have
-// it again; else as long a one as the first.
+// it again; else as long a one as the first. With websocket.idleTimeout what it carries has
+// to be known sooner.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
+	quiets := 1
 	for {
-		wake(d, quiet)
-		d.src.N = longStint
+		wake(d, time.Duration(quiets)*quiet)
+		d.src.N = math.MaxInt64
 		carried, err := io.CopyBuffer(d.dst, d.src, buffer)
 		d.t.note(carried)
 		switch {
-		case err == nil && carried < longStint:
+		case err == nil:
 			return 0, nil
-		case err != nil && carried == 0:
+		case carried == 0:
 			return afterwards(d, smallBuffer, err)
-		case err != nil && (carried < largeBuffer || !errors.Is(err, os.ErrDeadlineExceeded)):
+		case carried < int64(quiets)*largeBuffer || !errors.Is(err, os.ErrDeadlineExceeded):
 			return afterwards(d, stint, err)
+		}
+		if d.t.silence == nil {
+			quiets = longQuiets
 		}
 	}
 }

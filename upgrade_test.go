@@ -476,6 +476,67 @@ func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 	return d, talker, listener
 }
 
+// deadlines is a connection that notes how long reads of it may take.
+type deadlines struct {
+	net.Conn
+	set chan time.Duration
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *deadlines) SetReadDeadline(at time.Time) error {
+	c.set <- time.Until(at)
+	return c.Conn.SetReadDeadline(at)
+}
+
+func TestADirectionThatCarriesMuchForLongIsLookedAtSeldom(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		silence *silence
+		later   int  // bytes that come when it is looked at for the third time
+		long    bool // until the look after that
+		want    int64
+	}{
+		{"then silence", nil, 0, true, smallBuffer},
+		{"then more than the large buffer, but not for so long", nil, 2 * largeBuffer, true, stint},
+		{"with websocket.idleTimeout", &silence{limit: time.Minute}, 0, false, smallBuffer},
+	} {
+		d, talker, listener := direct(t)
+		d.t.silence = c.silence
+		noted := &deadlines{Conn: d.from, set: make(chan time.Duration, 10)}
+		d.from = noted
+		d.src.R = noted
+		if _, err := talker.Write(make([]byte, 3*largeBuffer)); err != nil {
+			t.Fatal(err)
+		}
+		read := func() { _, _ = io.Copy(io.Discard, listener) }
+		go read()
+		type result struct {
+			next int64
+			err  error
+		}
+		looked := make(chan result, 1)
+		lookAt := func() {
+			next, err := look(d)
+			looked <- result{next, err}
+		}
+		go lookAt()
+		for i := 1; i <= 2; i++ {
+			if pause := <-noted.set; pause > 2*quiet {
+				t.Errorf("%s: look %d ends after %s", c.name, i, pause)
+			}
+		}
+		if pause := <-noted.set; (pause > 2*quiet) != c.long {
+			t.Errorf("%s: the third look ends after %s", c.name, pause)
+		}
+		if _, err := talker.Write(make([]byte, c.later)); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-looked; got.next != c.want || got.err != nil {
+			t.Errorf("%s: the next stint has %d bytes, %v; want %d", c.name, got.next, got.err, c.want)
+		}
+	}
+}
+
 func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 	for _, c := range []struct {
 		name string
