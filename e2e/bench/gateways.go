@@ -193,6 +193,17 @@ func of[S, T any](scores []S, value func(S) T) (values []T) {
 func perSecond(s score) float64     { return s.perSecond }
 func cpuEach(s score) time.Duration { return s.cpu }
 
+// roundByRound is the median of the ratios of two rates in the same round: what a round's
+// Traefik, and the machine meanwhile, does to both is in neither, as it may be in the ratio
+// of the medians, which can be of different rounds.
+func roundByRound(one, other []score) float64 {
+	var ratios []float64
+	for i, s := range one {
+		ratios = append(ratios, s.perSecond/other[i].perSecond)
+	}
+	return median(ratios)
+}
+
 // results adds a row for each gateway: medians, and their ratios to the first. The
 // figures of what go under its name.
 func (r *report) results(what, label string, all []gateway, scores scores) {
@@ -208,6 +219,11 @@ func (r *report) results(what, label string, all []gateway, scores scores) {
 		}
 		r.figure(what+"."+w.key+".rate", median(of(mine, perSecond)), "1/s")
 		r.figure(what+"."+w.key+".cpu", float64(median(of(mine, cpuEach)))/float64(time.Microsecond), "µs")
+		for _, other := range all {
+			if w.key == "plugin" && other.key != w.key {
+				r.figure(what+"."+w.key+".to."+other.key, roundByRound(mine, scores[other.name]), "")
+			}
+		}
 		r.row(append(cells, ratesOf(of(mine, perSecond)))...)
 	}
 }

@@ -101,3 +101,17 @@ func TestARoundIsScoredByAllItsTurns(t *testing.T) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
+
+func TestRatesAreComparedRoundByRound(t *testing.T) {
+	r := &report{figures: map[string]figure{}}
+	r.results("x", "", []gateway{{key: "static", name: "s"}, {key: "plugin", name: "p"}}, scores{
+		"s": {{perSecond: 100}, {perSecond: 200}, {perSecond: 400}},
+		"p": {{perSecond: 90}, {perSecond: 300}, {perSecond: 320}},
+	})
+	if got := r.figures["x.plugin.to.static"].Value; got != 0.9 {
+		t.Errorf("round by round %v, want 0.9", got)
+	}
+	if _, some := r.figures["x.static.to.plugin"]; some {
+		t.Error("a figure that nobody asks for")
+	}
+}

@@ -243,19 +243,26 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 			return m, err
 		}
 		if err := talk(all, said, spoken); err != nil {
-			return m, fmt.Errorf("%s: not all sessions are there: %w; Traefik's log ends with\n%s", w.name, err, g.traefik.Tail(5))
+			return m, g.lost(w, "are there", err)
 		}
 		talked, _, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
 		if err := talk(all, said, said); err != nil {
-			return m, fmt.Errorf("%s: not all sessions are left: %w; Traefik's log ends with\n%s", w.name, err, g.traefik.Tail(5))
+			return m, g.lost(w, "are left", err)
 		}
 		each := func(more int) float64 { return float64(more) / float64(sessions) }
 		return residence{float64(none), each(after - none), each(settled - none), each(live - noneLive), each(talked - none)}, nil
 	}
 	return m, errors.New("no gateway " + name)
+}
+
+// lost says that a session has ended that should not have, and what Traefik has said. A log
+// of a Traefik that has broken down begins with why.
+func (g *ground) lost(w gateway, what string, err error) error {
+	log := g.traefik.Log()
+	return fmt.Errorf("%s: not all sessions %s: %w; Traefik still runs: %t; its log begins with\n%s", w.name, what, err, g.traefik.Alive(), log[:min(len(log), 4000)])
 }
 
 // settle waits until a gateway's resident memory has not changed by a hundredth for a
