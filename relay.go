@@ -27,9 +27,10 @@ const (
 // bytes, has much to carry: the large buffer saves it three system calls of four, or
 // more. It gives the buffer back when it carries less than that holds for the time of
 // quiet, which is as long as it may be with the shortest websocket.idleTimeout: see
-// untold. One that has carried more is looked at again after longQuiets times as long, and
-// has to have carried as many times as much then: to be woken for it costs as much as some
-// messages.
+// untold. To be woken for that costs as much as some messages: one that has carried as much
+// stays for twice as long the next time, up to longQuiets times quiet, and has to carry
+// twice as much then. What a burst leaves is so held for a second, what a long stream
+// leaves for a few.
 const (
 	much       = 4 * smallBuffer
 	quiet      = minIdleTimeout / 3
@@ -366,10 +367,9 @@ func look(d *direction) (int64, error) {
 
 // carryMuch carries with a large buffer for as long as that pays. It returns what look
 // returns: after silence a short stint, for what had much to carry once is likely to have
-// it again; else as long a one as the first. With websocket.idleTimeout what it carries has
-// to be known sooner.
+// it again; else as long a one as the first.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
-	quiets := 1
+	quiets := 1 // the times of quiet that it stays for
 	for {
 		wake(d, time.Duration(quiets)*quiet)
 		d.src.N = math.MaxInt64
@@ -383,10 +383,18 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 		case carried < int64(quiets)*largeBuffer || !errors.Is(err, os.ErrDeadlineExceeded):
 			return afterwards(d, stint, err)
 		}
-		if d.t.silence == nil {
-			quiets = longQuiets
-		}
+		quiets = longer(d.t, quiets)
 	}
+}
+
+// longer is for how many times of quiet a direction stays after so many that have paid. With
+// websocket.idleTimeout it is no longer than what it carries may be untold.
+func longer(t *tunnel, quiets int) int {
+	twice := 2 * quiets
+	if twice > longQuiets || t.silence != nil && t.silence.untold() < time.Duration(twice)*quiet {
+		return quiets
+	}
+	return twice
 }
 
 // pass carries what there is to read, as much as the buffer holds.

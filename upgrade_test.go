@@ -453,7 +453,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 		}
 	}
 	// What has been looked at for much to carry may be silent for longer than that took.
-	_ = conn.SetReadDeadline(time.Now().Add(2 * quiet))
+	_ = conn.SetReadDeadline(time.Now().Add(longQuiets * quiet))
 	if _, err := reader.ReadByte(); !isTimeout(err) {
 		t.Fatalf("in silence: %v", err)
 	}
@@ -476,63 +476,97 @@ func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 	return d, talker, listener
 }
 
-// deadlines is a connection that notes how long reads of it may take.
+// deadlines is a connection that notes until when reads of it may take.
 type deadlines struct {
 	net.Conn
-	set chan time.Duration
+	set chan time.Time
 }
 
 // SetReadDeadline implements net.Conn.
 func (c *deadlines) SetReadDeadline(at time.Time) error {
-	c.set <- time.Until(at)
+	c.set <- at
 	return c.Conn.SetReadDeadline(at)
 }
 
-func TestADirectionThatCarriesMuchForLongIsLookedAtSeldom(t *testing.T) {
+// noteDeadlines has a direction's deadlines noted.
+func noteDeadlines(d *direction) *deadlines {
+	noted := &deadlines{Conn: d.from, set: make(chan time.Time, 10)}
+	d.from = noted
+	d.src.R = noted
+	return noted
+}
+
+// next waits for the next deadline.
+func (c *deadlines) next(t *testing.T) time.Time {
+	t.Helper()
+	which, at := choose(c.set, time.After(fakeRedisPatience))
+	if which == 1 {
+		t.Fatal("nobody sets a deadline")
+	}
+	return at.(time.Time)
+}
+
+func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 	for _, c := range []struct {
-		name    string
-		silence *silence
-		later   int  // bytes that come when it is looked at for the third time
-		long    bool // until the look after that
-		want    int64
+		name string
+		more int // bytes that come in the second stay, which is twice as long as the first
+		stay bool
+		want int64
 	}{
-		{"then silence", nil, 0, true, smallBuffer},
-		{"then more than the large buffer, but not for so long", nil, 2 * largeBuffer, true, stint},
-		{"with websocket.idleTimeout", &silence{limit: time.Minute}, 0, false, smallBuffer},
+		{"nothing", 0, false, smallBuffer},
+		{"what was enough for the first", largeBuffer + much, false, stint},
+		{"twice that", 2*largeBuffer + much, true, smallBuffer},
 	} {
 		d, talker, listener := direct(t)
-		d.t.silence = c.silence
-		noted := &deadlines{Conn: d.from, set: make(chan time.Duration, 10)}
-		d.from = noted
-		d.src.R = noted
+		noted := noteDeadlines(d)
 		if _, err := talker.Write(make([]byte, 3*largeBuffer)); err != nil {
 			t.Fatal(err)
 		}
 		read := func() { _, _ = io.Copy(io.Discard, listener) }
 		go read()
-		type result struct {
-			next int64
-			err  error
+		d.src.N = 0
+		go takeStock(d)
+		noted.next(t) // of the look before
+		first := noted.next(t)
+		second := noted.next(t)
+		if second.Sub(first) < 2*quiet {
+			t.Errorf("%s: the second stay ends %s after the first", c.name, second.Sub(first))
 		}
-		looked := make(chan result, 1)
-		lookAt := func() {
-			next, err := look(d)
-			looked <- result{next, err}
-		}
-		go lookAt()
-		for i := 1; i <= 2; i++ {
-			if pause := <-noted.set; pause > 2*quiet {
-				t.Errorf("%s: look %d ends after %s", c.name, i, pause)
-			}
-		}
-		if pause := <-noted.set; (pause > 2*quiet) != c.long {
-			t.Errorf("%s: the third look ends after %s", c.name, pause)
-		}
-		if _, err := talker.Write(make([]byte, c.later)); err != nil {
+		if _, err := talker.Write(make([]byte, c.more)); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-looked; got.next != c.want || got.err != nil {
-			t.Errorf("%s: the next stint has %d bytes, %v; want %d", c.name, got.next, got.err, c.want)
+		if c.stay {
+			if third := noted.next(t); third.Sub(second) < 4*quiet {
+				t.Errorf("%s: the third stay ends %s after the second", c.name, third.Sub(second))
+			}
+		}
+		if last := noted.next(t); !last.IsZero() {
+			t.Errorf("%s: there is one stay too many, or a deadline is left", c.name)
+		}
+		if which, _ := choose(d.again, time.After(fakeRedisPatience)); which == 1 || d.src.N != c.want {
+			t.Errorf("%s: the next stint has %d bytes, want %d", c.name, d.src.N, c.want)
+		}
+	}
+}
+
+func TestAStayIsNoLongerThanWhatMayBeUntold(t *testing.T) {
+	for _, c := range []struct {
+		limit time.Duration
+		want  []int
+	}{
+		{0, []int{1, 2, 4, 8, 8}},
+		{minIdleTimeout, []int{1, 1}},
+		{2 * minIdleTimeout, []int{1, 2, 2}},
+		{time.Minute, []int{1, 2, 4, 8, 8}},
+	} {
+		session := &tunnel{}
+		if c.limit > 0 {
+			session.silence = &silence{limit: c.limit}
+		}
+		for i := 1; i < len(c.want); i++ {
+			if got := longer(session, c.want[i-1]); got != c.want[i] {
+				t.Errorf("with %s, after %d: %d, want %d", c.limit, c.want[i-1], got, c.want[i])
+			}
 		}
 	}
 }
@@ -584,6 +618,7 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		{"a panic", 8, func(d *direction) { d.src = nil }, 0},
 	} {
 		d, talker, _ := direct(t)
+		noted := noteDeadlines(d)
 		if _, err := talker.Write(make([]byte, c.size)); err != nil {
 			t.Fatal(err)
 		}
@@ -598,6 +633,15 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		}
 		if c.want > 0 && d.src.N != c.want {
 			t.Errorf("%s: the next stint has %d bytes, want %d", c.name, d.src.N, c.want)
+		}
+		if c.want > 0 {
+			last := noted.next(t)
+			for len(noted.set) > 0 {
+				last = noted.next(t)
+			}
+			if !last.IsZero() {
+				t.Errorf("%s: a deadline is left", c.name)
+			}
 		}
 	}
 }
