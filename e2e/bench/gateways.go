@@ -193,9 +193,9 @@ func of[S, T any](scores []S, value func(S) T) (values []T) {
 func perSecond(s score) float64     { return s.perSecond }
 func cpuEach(s score) time.Duration { return s.cpu }
 
-// roundByRound is the median of the ratios of two rates in the same round: what a round's
-// Traefik, and the machine meanwhile, does to both is in neither, as it may be in the ratio
-// of the medians, which can be of different rounds.
+// roundByRound is the median of the ratios of two rates within a round: what the Traefik of
+// that round, and the machine meanwhile, does to both cancels out, as it may not in the
+// ratio of their medians, which can be of different rounds.
 func roundByRound(one, other []score) float64 {
 	var ratios []float64
 	for i, s := range one {
@@ -219,9 +219,9 @@ func (r *report) results(what, label string, all []gateway, scores scores) {
 		}
 		r.figure(what+"."+w.key+".rate", median(of(mine, perSecond)), "1/s")
 		r.figure(what+"."+w.key+".cpu", float64(median(of(mine, cpuEach)))/float64(time.Microsecond), "µs")
-		for _, other := range all {
-			if w.key == "plugin" && other.key != w.key {
-				r.figure(what+"."+w.key+".to."+other.key, roundByRound(mine, scores[other.name]), "")
+		if w.key == "plugin" {
+			for _, other := range all {
+				r.figure(what+".plugin.to."+other.key, roundByRound(mine, scores[other.name]), "")
 			}
 		}
 		r.row(append(cells, ratesOf(of(mine, perSecond)))...)

@@ -111,7 +111,4 @@ func TestRatesAreComparedRoundByRound(t *testing.T) {
 	if got := r.figures["x.plugin.to.static"].Value; got != 0.9 {
 		t.Errorf("round by round %v, want 0.9", got)
 	}
-	if _, some := r.figures["x.static.to.plugin"]; some {
-		t.Error("a figure that nobody asks for")
-	}
 }

@@ -19,6 +19,7 @@ func figuresOf(values map[string]float64) map[string]figure {
 func TestAGoalIsToldByItsFigures(t *testing.T) {
 	figures := figuresOf(map[string]float64{
 		"a.rate": 90, "b.rate": 100, "a.cpu": 20, "b.cpu": 10, "c.rate": 3, "d.rate": 2, "memory": 17, "a.to.b": 0.93,
+		"x.p.rate": 2, "x.s.rate": 2, "x.p.to.s": 0.97, "y.s.rate": 1,
 	})
 	for _, c := range []struct {
 		goal    goal
@@ -30,6 +31,8 @@ func TestAGoalIsToldByItsFigures(t *testing.T) {
 		{goal{figures: []string{"a", "b"}, want: 0.9}, 0.9, "0.93", "0.50", "reached"},
 		{goal{figures: []string{"a", "b"}, want: 1, enough: 0.85}, 0.9, "0.93", "0.50", "good enough"},
 		{goal{figures: []string{"a", "b"}, want: 1, enough: 0.95}, 0.9, "0.93", "0.50", "**not reached**"},
+		{goal{figures: []string{"x.p", "x.s"}, want: 1}, 1, "0.97", "", "reached"},
+		{goal{figures: []string{"x.p", "y.s"}, want: 1}, 2, "", "", "reached"},
 		{goal{figures: []string{"a", "b", "d", "c"}, want: 1}, 0.6, "", "", "**not reached**"},
 		{goal{figures: []string{"memory"}, want: 16, enough: 20, most: true}, 17, "", "", "good enough"},
 		{goal{figures: []string{"memory"}, want: 17, most: true}, 17, "", "", "reached"},

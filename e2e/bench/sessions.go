@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -130,7 +131,7 @@ func talk(sessions []*net.TCPConn, size, much int) error {
 			message := make([]byte, size)
 			for sent := 0; sent < much; sent += size {
 				if err := bounce(c, message); err != nil {
-					return err
+					return fmt.Errorf("%s, after %d of %d bytes: %w", c.LocalAddr(), sent, much, err)
 				}
 			}
 			return nil
@@ -243,14 +244,14 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 			return m, err
 		}
 		if err := talk(all, said, spoken); err != nil {
-			return m, g.lost(w, "are there", err)
+			return m, g.lost(w, all, err)
 		}
 		talked, _, err := g.settle(w)
 		if err != nil {
 			return m, err
 		}
 		if err := talk(all, said, said); err != nil {
-			return m, g.lost(w, "are left", err)
+			return m, g.lost(w, all, fmt.Errorf("settled again: %w", err))
 		}
 		each := func(more int) float64 { return float64(more) / float64(sessions) }
 		return residence{float64(none), each(after - none), each(settled - none), each(live - noneLive), each(talked - none)}, nil
@@ -258,11 +259,22 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 	return m, errors.New("no gateway " + name)
 }
 
-// lost says that a session has ended that should not have, and what Traefik has said. A log
-// of a Traefik that has broken down begins with why.
-func (g *ground) lost(w gateway, what string, err error) error {
-	log := g.traefik.Log()
-	return fmt.Errorf("%s: not all sessions %s: %w; Traefik still runs: %t; its log begins with\n%s", w.name, what, err, g.traefik.Alive(), log[:min(len(log), 4000)])
+// lost says how many sessions have ended, which should not, and what of Traefik is known
+// then: when a session ends in order, that may be by its node or by what the plugin has met,
+// and all end so when Traefik itself does.
+func (g *ground) lost(w gateway, sessions []*net.TCPConn, err error) error {
+	ended := 0
+	for _, c := range sessions {
+		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			ended++
+		}
+	}
+	state := "is well, and has logged last\n" + g.traefik.Tail(5)
+	if unwell := g.traefik.Healthy(); unwell != nil {
+		state = "is not well: " + unwell.Error()
+	}
+	return fmt.Errorf("%s: %d of %d sessions have ended: %w; Traefik %s", w.name, ended, len(sessions), err, state)
 }
 
 // settle waits until a gateway's resident memory has not changed by a hundredth for a
