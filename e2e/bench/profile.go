@@ -38,10 +38,11 @@ func measureProfiles(g *ground, s settings, out string) error {
 	}{
 		{"a plain request", g, g.requests(profiled)},
 		{"a handshake", sessions, atOnce(handshake)},
-		{"a message", sessions, chat(small)},
+		{fmt.Sprintf("a message of %d bytes", small), sessions, chat(small)},
+		{fmt.Sprintf("a message of %d bytes", large), sessions, chat(large)},
 	}
 	r := g.page("Where the time goes, measured")
-	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for a message of %d bytes there and back (%d sessions), %s; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, small, talkers, s.inShort())
+	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for messages there and back (%d sessions), %s; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, talkers, s.inShort())
 	columns := []string{"what"}
 	var spent []map[string]time.Duration
 	for _, kind := range kinds {

@@ -80,7 +80,7 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %s. Each turn begins with one message that does not count.", talkers, runIn>>10, s.inShort())
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
-	sizes := []int{small, 16 << 10, bulk}
+	sizes := []int{small, large, bulk}
 	results, err := contest(s, g.renew, all, of(sizes, chat)...)
 	if err != nil {
 		return err
@@ -396,10 +396,11 @@ func handshakeOn(c net.Conn, w gateway) error {
 	return nil
 }
 
-// Messages, in bytes: small is what a game says many times a second, bulk fills every
-// buffer on its way.
+// Messages, in bytes: small is what a game says many times a second, large what it may say
+// of a whole scene, bulk fills every buffer on its way.
 const (
 	small = 128
+	large = 16 << 10
 	bulk  = 1 << 20
 )
 
