@@ -84,13 +84,32 @@ func newFakeRedisTLS(tb testing.TB, config *tls.Config) *fakeRedis {
 	return r
 }
 
+// givenOut has the addresses of all of them so far. What is shared of a Redis outlives its
+// last user by a minute, so a new one at the port of one that has gone would be taken for
+// that, which refuses connections.
+var givenOut sync.Map
+
+// listen listens on r.addr; if that has no port, on one that none has had yet.
+func (r *fakeRedis) listen() net.Listener {
+	r.tb.Helper()
+	for {
+		listener, err := net.Listen("tcp", r.addr)
+		if err != nil {
+			r.tb.Fatalf("fake Redis: %v", err)
+		}
+		addr := listener.Addr().String()
+		_, had := givenOut.LoadOrStore(addr, true)
+		if !had || addr == r.addr {
+			return listener
+		}
+		listener.Close()
+	}
+}
+
 // start listens, after stop on the same address as before.
 func (r *fakeRedis) start() {
 	r.tb.Helper()
-	listener, err := net.Listen("tcp", r.addr)
-	if err != nil {
-		r.tb.Fatalf("fake Redis: %v", err)
-	}
+	listener := r.listen()
 	r.mu.Lock()
 	r.addr = listener.Addr().String()
 	r.listener = listener
