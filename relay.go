@@ -369,7 +369,7 @@ func look(d *direction) (int64, error) {
 // returns: after silence a short stint, for what had much to carry once is likely to have
 // it again; else as long a one as the first.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
-	quiets := 1 // the times of quiet that it stays for
+	quiets := 1 // how many times quiet this stay lasts
 	for {
 		wake(d, time.Duration(quiets)*quiet)
 		d.src.N = math.MaxInt64
@@ -387,8 +387,9 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 	}
 }
 
-// longer is for how many times of quiet a direction stays after so many that have paid. With
-// websocket.idleTimeout it is no longer than what it carries may be untold.
+// longer returns for how many times quiet a direction stays next, after a stay of so many
+// that has paid. With websocket.idleTimeout that is no longer than what it carries may be
+// untold.
 func longer(t *tunnel, quiets int) int {
 	twice := 2 * quiets
 	if twice > longQuiets || t.silence != nil && t.silence.untold() < time.Duration(twice)*quiet {
