@@ -77,11 +77,11 @@ func (t *tunnel) note(carried int64) {
 // What all sessions need begins when the package is loaded: begun by the first
 // middleware, it would keep that one alive for good.
 func init() {
-	go hirePumps()
+	go forGood("starting sessions", hirePumps)
 	for i := 0; i < takers; i++ {
-		go takeAllStock()
+		go forGood("taking stock of sessions", takeStockInTurn)
 	}
-	go hireUshers()
+	go forGood("starting handshakes", hireUshers)
 }
 
 // direction is one of the two in which a session carries, or one that has been and waits
@@ -115,7 +115,6 @@ var (
 // request, or an usher, starts by itself would keep all that they knew; and a function that
 // makes a direction and begins its goroutine would have its frame kept for each.
 func hirePumps() {
-	defer recovered("starting sessions")
 	var up, down *direction
 	for {
 		for len(pumps) < 2 {
@@ -155,19 +154,11 @@ var rested = make(chan *direction)
 // not wait behind all of its own.
 const takers = 4
 
-// takeAllStock has stock taken of them, for good.
-func takeAllStock() {
-	for {
-		takeStockInTurn()
-	}
-}
-
-// takeStockInTurn is takeAllStock until something panics. Like hirePumps, it knows nothing
-// else. It does itself what stop does to a direction that has broken, or ends after the
-// other one, where that is quick: a goroutine for it, and its calls, were nearly a
-// third of what a session, interpreted, throws away from its handshake on.
+// takeStockInTurn has stock taken of them. Like hirePumps, it knows nothing else. It does
+// itself what stop does to a direction that has broken, or ends after the other one, where
+// that is quick: a goroutine for it, and its calls, were nearly a third of what a session,
+// interpreted, throws away from its handshake on.
 func takeStockInTurn() {
-	defer recovered("taking stock of sessions")
 	var d *direction
 	var t *tunnel
 	var op *net.OpError

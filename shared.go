@@ -78,6 +78,20 @@ func (s *shared) end(settings string, t *sharedThing) {
 	t.thing.close()
 }
 
+// forGood runs what all sessions need and nothing else would begin again: once more after
+// each panic.
+func forGood(doing string, run func()) {
+	for {
+		once(doing, run)
+	}
+}
+
+// once runs it until it panics.
+func once(doing string, run func()) {
+	defer recovered(doing)
+	run()
+}
+
 // recovered is deferred by everything that runs in a goroutine of the plugin: a
 // panic that left one would end Traefik.
 func recovered(doing string) {

@@ -68,6 +68,17 @@ func TestAThingIsClosedWhenNobodyUsesItAnyMore(t *testing.T) {
 	}
 }
 
+func TestWhatAllSessionsNeedGoesOnAfterPanics(t *testing.T) {
+	broken := &direction{} // of no session: whoever takes stock of it panics
+	for i := 0; i < 2*takers; i++ {
+		select {
+		case rested <- broken:
+		case <-time.After(fakeRedisPatience):
+			t.Fatalf("nobody takes stock any more after %d panics", i)
+		}
+	}
+}
+
 // waitFor returns once the condition is true.
 func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()

@@ -61,7 +61,6 @@ var (
 // the one alive that has called it, or begun its goroutine, so ushers are not begun by
 // requests, nor by each other.
 func hireUshers() {
-	defer recovered("starting handshakes")
 	for {
 		if len(ushers) == 0 {
 			go work(&usher{begin: make(chan bool), done: make(chan *outcome)})
