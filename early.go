@@ -132,7 +132,6 @@ func init() {
 	_ = (*shortcuts)(nil).open
 	_ = (*shortcuts)(nil).put
 	_ = (*shortcuts)(nil).remove
-	_ = (*silence)(nil).untold
 	_ = (*slotRange)(nil).same
 	_ = (*table)(nil).begin
 	_ = (*table)(nil).changed

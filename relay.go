@@ -59,13 +59,18 @@ type tunnel struct {
 // silence is how long a session may be silent, and when it was last known to be
 // anything else.
 type silence struct {
-	limit time.Duration
-	since atomic.Int64 // Unix nanoseconds
+	untold time.Duration // how long it may take until what a direction has carried is known
+	most   int64         // nanoseconds in which nothing was known to be carried, when there was silence for all of the limit
+	since  atomic.Int64  // Unix nanoseconds
 }
 
-// untold is how long it may take until what a direction has carried is known, with
-// websocket.idleTimeout.
-func (s *silence) untold() time.Duration { return s.limit / 3 }
+// newSilence is that of a session that has just begun.
+func newSilence(limit time.Duration) *silence {
+	s := &silence{untold: limit / 3}
+	s.most = int64(limit + s.untold) // what the other direction has carried may be untold
+	s.since.Store(time.Now().UnixNano())
+	return s
+}
 
 // note notes that a session has carried something.
 func (t *tunnel) note(carried int64) {
@@ -155,18 +160,35 @@ var rested = make(chan *direction)
 const takers = 4
 
 // takeStockInTurn has stock taken of them. Like hirePumps, it knows nothing else. It does
-// itself what stop does to a direction that has broken, or ends after the other one, where
-// that is quick: a goroutine for it, and its calls, were nearly a third of what a session,
-// interpreted, throws away from its handshake on.
+// itself what is quick, and what many sessions come to: it has a direction go on that was
+// only to tell whether its session is silent, as stays and wake do it; and it does what stop
+// does to one that has broken, or ends after the other one. A goroutine for that, and its
+// calls, were nearly a third of what a session, interpreted, throws away from its handshake
+// on.
 func takeStockInTurn() {
 	var d *direction
 	var t *tunnel
 	var op *net.OpError
 	var tcp *net.TCPConn
 	var ok bool
+	var now time.Time
 	for {
 		d = <-rested
 		t = d.t
+		if t.silence != nil && d.err != nil && t.half.Load() == 0 && errors.Is(d.err, os.ErrDeadlineExceeded) {
+			now = time.Now()
+			if d.carried > 0 {
+				t.silence.since.Store(now.UnixNano())
+			}
+			if now.UnixNano()-t.silence.since.Load() < t.silence.most {
+				_ = d.from.SetReadDeadline(now.Add(t.silence.untold))
+				if t.half.Load() != 0 { // only since then
+					wake(d, t.silence.untold)
+				}
+				d.again <- true
+				continue
+			}
+		}
 		if !t.plain || d.src.N == 0 || d.err == nil && t.ended.Load() == 0 {
 			go takeStock(d)
 			continue
@@ -220,7 +242,7 @@ func takeStock(d *direction) {
 	d.src.N = next
 	pause := time.Duration(0)
 	if t.silence != nil {
-		pause = t.silence.untold()
+		pause = t.silence.untold
 	}
 	wake(d, pause)
 	d.again <- true
@@ -228,12 +250,10 @@ func takeStock(d *direction) {
 
 // stays notes when a session with websocket.idleTimeout has carried something. True:
 // the stint was only broken off to tell that, and the session has not been silent for
-// too long. What the other direction has carried may be untold as yet: if nothing was
-// noted for the limit and as long as that, then there was silence for all of the limit.
+// too long.
 func stays(t *tunnel, carried int64, err error) bool {
 	t.note(carried)
-	most := t.silence.limit + t.silence.untold()
-	return mayGoOn(t, err) && time.Now().UnixNano()-t.silence.since.Load() < int64(most)
+	return mayGoOn(t, err) && time.Now().UnixNano()-t.silence.since.Load() < t.silence.most
 }
 
 // mayGoOn tells whether a direction's wait was only broken off by wake.
@@ -383,7 +403,7 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 // untold.
 func longer(t *tunnel, quiets int) int {
 	twice := 2 * quiets
-	if twice > longQuiets || t.silence != nil && t.silence.untold() < time.Duration(twice)*quiet {
+	if twice > longQuiets || t.silence != nil && t.silence.untold < time.Duration(twice)*quiet {
 		return quiets
 	}
 	return twice

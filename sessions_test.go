@@ -520,7 +520,7 @@ func TestSilenceIsWhatIsCertain(t *testing.T) {
 		{"half, with time left", 0, 0, os.ErrDeadlineExceeded, time.Minute, true},
 		{"half, with none left", 0, 0, os.ErrDeadlineExceeded, -time.Minute, false},
 	} {
-		session := &tunnel{silence: &silence{limit: limit}}
+		session := &tunnel{silence: newSilence(limit)}
 		session.silence.since.Store(time.Now().Add(-c.since).UnixNano())
 		if c.lastWord != 0 {
 			session.half.Store(time.Now().Add(c.lastWord).UnixNano())

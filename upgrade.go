@@ -115,8 +115,7 @@ func withMore(t *tunnel, inner net.Conn, buffered *bufio.Reader, err error) erro
 // to wait for.
 func bound(t *tunnel, m *middleware, a *attempt, to *way, r *http.Request) *outcome {
 	if limit := m.sessions.idleTimeout; limit > 0 {
-		t.silence = &silence{limit: limit}
-		t.silence.since.Store(time.Now().UnixNano())
+		t.silence = newSilence(limit)
 	}
 	if m.sessions.closeOnRouteChange {
 		if a == nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -479,12 +480,17 @@ func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 // deadlines is a connection that notes until when reads of it may take.
 type deadlines struct {
 	net.Conn
-	set chan time.Time
+	set       chan time.Time
+	meanwhile func() // happens while the first is set
 }
 
 // SetReadDeadline implements net.Conn.
 func (c *deadlines) SetReadDeadline(at time.Time) error {
 	c.set <- at
+	if c.meanwhile != nil {
+		c.meanwhile()
+		c.meanwhile = nil
+	}
 	return c.Conn.SetReadDeadline(at)
 }
 
@@ -561,12 +567,72 @@ func TestAStayIsNoLongerThanWhatMayBeUntold(t *testing.T) {
 	} {
 		session := &tunnel{}
 		if c.limit > 0 {
-			session.silence = &silence{limit: c.limit}
+			session.silence = newSilence(c.limit)
 		}
 		for i := 1; i < len(c.want); i++ {
 			if got := longer(session, c.want[i-1]); got != c.want[i] {
 				t.Errorf("with %s, after %d: %d, want %d", c.limit, c.want[i-1], got, c.want[i])
 			}
+		}
+	}
+}
+
+func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
+	limit := time.Hour
+	for _, c := range []struct {
+		name    string
+		since   time.Duration
+		carried int64
+		half    string // when the other side is done
+		again   bool
+		told    bool // that it has carried something
+	}{
+		{"it has carried", limit, 1, "", true, true},
+		{"it has carried after long", 2 * limit, 1, "", true, true},
+		{"it has not, the session may have", limit, 0, "", true, false},
+		{"silence", limit + limit/2, 0, "", false, false},
+		{"the last words", limit, 0, "before", true, false},
+		{"the last words begin", limit, 0, "meanwhile", true, false},
+	} {
+		d, _, _ := direct(t)
+		noted := noteDeadlines(d)
+		d.t.silence = newSilence(limit)
+		since := time.Now().Add(-c.since)
+		d.t.silence.since.Store(since.UnixNano())
+		d.carried = c.carried
+		d.err = os.ErrDeadlineExceeded
+		d.src.N = 1
+		want := time.Now().Add(limit / 3)
+		lastWord := want.Add(limit)
+		half := func() { d.t.half.Store(lastWord.UnixNano()) }
+		switch c.half {
+		case "before":
+			want = lastWord
+			half()
+		case "meanwhile":
+			noted.meanwhile = half
+		}
+		rested <- d
+		again := <-d.again
+		if again != c.again {
+			t.Errorf("%s: goes on: %v", c.name, again)
+		}
+		if told := d.t.silence.since.Load() != since.UnixNano(); told != c.told {
+			t.Errorf("%s: noted as carried: %v", c.name, told)
+		}
+		if !again {
+			continue
+		}
+		if late := noted.next(t).Sub(want); late < -time.Millisecond || late > limit/3 {
+			t.Errorf("%s: is to tell %s after %s", c.name, late, want)
+		}
+		if c.half == "meanwhile" {
+			if last := noted.next(t); last.UnixNano() != lastWord.UnixNano() {
+				t.Errorf("%s: until %s, want %s", c.name, last, lastWord)
+			}
+		}
+		if d.src.N != 1 {
+			t.Errorf("%s: the stint has %d bytes left", c.name, d.src.N)
 		}
 	}
 }

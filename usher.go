@@ -313,8 +313,8 @@ func work(u *usher) {
 		down.src.R = conn
 		down.src.N = stint
 		if t.silence != nil {
-			wake(up, t.silence.untold())
-			wake(down, t.silence.untold())
+			wake(up, t.silence.untold)
+			wake(down, t.silence.untold)
 		}
 		up.again <- true
 		down.again <- true
