@@ -79,6 +79,9 @@ func measurePrices(g *ground, s settings, out string) error {
 		r.row(v.name, us(mine), fmt.Sprintf("%.2f", float64(mine)/float64(median(of(scores[plain.name], cpuEach)))),
 			kB(m.after), kB(m.settled), kB(m.talked), ratesOf(of(scores[v.name], perSecond)))
 	}
+	if err := silence(node.Addr(), s, r); err != nil {
+		return err
+	}
 	if err := loading(g, s, r); err != nil {
 		return err
 	}
