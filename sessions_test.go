@@ -377,9 +377,8 @@ func TestDirectionsWithoutASessionGo(t *testing.T) {
 
 // What panics while stock is taken ends no other session's stock-taking.
 func TestStockIsTakenAfterAPanic(t *testing.T) {
-	broken := func() bool { return reflect.ValueOf(rested).TrySend(reflect.ValueOf(&direction{})) }
 	for i := 0; i <= takers; i++ {
-		waitFor(t, "somebody who takes stock", broken)
+		rest(t, &direction{})
 	}
 	_, client := tcpPair(t)
 	_, node := tcpPair(t)

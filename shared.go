@@ -78,15 +78,15 @@ func (s *shared) end(settings string, t *sharedThing) {
 	t.thing.close()
 }
 
-// forGood runs what all sessions need and nothing else would begin again: once more after
-// each panic.
+// forGood runs what all sessions need and nothing else would begin again: once more each
+// time that a panic has ended it.
 func forGood(doing string, run func()) {
 	for {
 		once(doing, run)
 	}
 }
 
-// once runs it until it panics.
+// once runs it until it ends.
 func once(doing string, run func()) {
 	defer recovered(doing)
 	run()

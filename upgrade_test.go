@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -477,6 +478,13 @@ func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 	return d, talker, listener
 }
 
+// rest hands a direction over whose stint is over.
+func rest(t *testing.T, d *direction) {
+	t.Helper()
+	handed := func() bool { return reflect.ValueOf(rested).TrySend(reflect.ValueOf(d)) }
+	waitFor(t, "somebody who takes stock", handed)
+}
+
 // deadlines is a connection that notes until when reads of it may take.
 type deadlines struct {
 	net.Conn
@@ -584,15 +592,16 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 		since   time.Duration
 		carried int64
 		half    string // when the other side is done
+		inTurn  bool   // no goroutine of its own takes stock, which would have to know its stint
 		again   bool
 		told    bool // that it has carried something
 	}{
-		{"it has carried", limit, 1, "", true, true},
-		{"it has carried after long", 2 * limit, 1, "", true, true},
-		{"it has not, the session may have", limit, 0, "", true, false},
-		{"silence", limit + limit/2, 0, "", false, false},
-		{"the last words", limit, 0, "before", true, false},
-		{"the last words begin", limit, 0, "meanwhile", true, false},
+		{"it has carried", limit, 1, "", true, true, true},
+		{"it has carried after long", 2 * limit, 1, "", true, true, true},
+		{"it has not, the session may have", limit, 0, "", true, true, false},
+		{"silence", limit + limit/2, 0, "", false, false, false},
+		{"the last words", limit, 0, "before", false, true, false},
+		{"the last words begin", limit, 0, "meanwhile", true, true, false},
 	} {
 		d, _, _ := direct(t)
 		noted := noteDeadlines(d)
@@ -602,6 +611,9 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
 		d.src.N = 1
+		if c.inTurn {
+			d.src = nil
+		}
 		want := time.Now().Add(limit / 3)
 		lastWord := want.Add(limit)
 		half := func() { d.t.half.Store(lastWord.UnixNano()) }
@@ -612,15 +624,15 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 		case "meanwhile":
 			noted.meanwhile = half
 		}
-		rested <- d
-		again := <-d.again
-		if again != c.again {
-			t.Errorf("%s: goes on: %v", c.name, again)
+		rest(t, d)
+		which, again := choose(d.again, time.After(fakeRedisPatience))
+		if which == 1 || (again == true) != c.again { // nil: it is closed
+			t.Fatalf("%s: goes on: %v", c.name, again)
 		}
 		if told := d.t.silence.since.Load() != since.UnixNano(); told != c.told {
 			t.Errorf("%s: noted as carried: %v", c.name, told)
 		}
-		if !again {
+		if !c.again {
 			continue
 		}
 		if late := noted.next(t).Sub(want); late < -time.Millisecond || late > limit/3 {
@@ -631,8 +643,30 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 				t.Errorf("%s: until %s, want %s", c.name, last, lastWord)
 			}
 		}
-		if d.src.N != 1 {
+		if !c.inTurn && d.src.N != 1 {
 			t.Errorf("%s: the stint has %d bytes left", c.name, d.src.N)
+		}
+	}
+}
+
+func TestAPanicWhileStockIsTakenEndsTheSession(t *testing.T) {
+	for _, inTurn := range []bool{true, false} {
+		d, talker, listener := direct(t)
+		d.t.silence = newSilence(time.Hour)
+		d.err = os.ErrDeadlineExceeded
+		d.src.N = 1
+		if !inTurn {
+			d.t.half.Store(time.Now().Add(time.Hour).UnixNano())
+		}
+		noteDeadlines(d).meanwhile = func() { panic("for the test") }
+		rest(t, d)
+		if which, again := choose(d.again, time.After(fakeRedisPatience)); which == 1 || again != nil { // nil: it is closed
+			t.Errorf("in turn %v: goes on: %v", inTurn, again)
+		}
+		for _, side := range []net.Conn{talker, listener} {
+			if _, err := side.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("in turn %v: a side is told %v", inTurn, err)
+			}
 		}
 	}
 }

@@ -9,14 +9,16 @@ import (
 )
 
 const (
-	// toldIn is an idleTimeout with which each direction of a session is woken every ten
-	// seconds.
-	toldIn = 30 * time.Second
-	// silent is how long sessions are left alone: long enough for each direction to be woken
-	// so many times, and too short for a session to be closed.
-	silent    = 25 * time.Second
-	wakesThen = 2
-	// silences is how often that is measured at the most: it takes long.
+	// toldIn is an idleTimeout that closes no session before it is measured.
+	toldIn = 60 * time.Second
+	// wakes is how often each direction of a session is woken meanwhile: silent has as many
+	// whole times after which it is.
+	wakes  = 2
+	silent = wakes * toldIn / 3
+	// calm is how long after the sessions have begun the plugin has given back to the
+	// system what a storm of them has left.
+	calm = 22 * time.Second
+	// silences is how often it is measured at the most: it takes long.
 	silences = 3
 )
 
@@ -39,11 +41,11 @@ func silence(node string, s settings, r *report) error {
 	r.line("")
 	r.line("## Sessions that nobody uses")
 	r.line("")
-	r.line("CPU of Traefik while %d sessions are left alone for %s, just after a garbage collection; %d Traefiks of each kind in turns, medians. With `idleTimeout` each direction of each session is woken %d times then.", sessions, silent, rounds, wakesThen)
+	r.line("CPU of Traefik while %d sessions are left alone for %s, medians of %d Traefiks of each kind in turns, which have collected their garbage just before. With `idleTimeout` each direction of each session is woken %d times then.", sessions, silent, rounds, wakes)
 	r.head("option", "CPU", "each time that a direction is woken")
 	none, told := median(spent[0]), median(spent[1])
 	r.row(kinds[0].name, ms(none), "")
-	r.row(kinds[1].name, ms(told), us((told-none)/time.Duration(2*wakesThen*sessions)))
+	r.row(kinds[1].name, ms(told), us((told-none)/time.Duration(2*wakes*sessions)))
 	return nil
 }
 
@@ -55,11 +57,12 @@ func left(node string, v variant, sessions int) (time.Duration, error) {
 	}
 	defer g.stop()
 	w := g.gateways()[1]
-	_, end, err := openAll(w, sessions)
+	all, end, err := openAll(w, sessions)
 	defer end()
 	if err != nil {
 		return 0, err
 	}
+	time.Sleep(calm)
 	if _, err := g.traefik.LiveHeap(); err != nil {
 		return 0, err
 	}
@@ -69,5 +72,11 @@ func left(node string, v variant, sessions int) (time.Duration, error) {
 	}
 	time.Sleep(silent)
 	after, err := stack.CPU(w.pids()...)
-	return after - before, err
+	if err != nil {
+		return 0, err
+	}
+	if err := talk(all, said, said); err != nil {
+		return 0, g.lost(w, all, err)
+	}
+	return after - before, nil
 }
