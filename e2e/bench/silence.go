@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	// toldIn is an idleTimeout that closes no session before it is measured.
-	toldIn = 60 * time.Second
+	// idleTimeout is an idleTimeout that closes no session before it is measured.
+	idleTimeout = 60 * time.Second
 	// wakes is how often each direction of a session is woken meanwhile: silent has as many
 	// whole times after which it is.
 	wakes  = 2
-	silent = wakes * toldIn / 3
+	silent = wakes * idleTimeout / 3
 	// calm is how long after the sessions have begun the plugin has given back to the
 	// system what a storm of them has left.
 	calm = 22 * time.Second
@@ -25,13 +25,13 @@ const (
 // silence measures what it costs that websocket.idleTimeout wakes the sessions that
 // nobody uses.
 func silence(node string, s settings, r *report) error {
-	kinds := []variant{plain, {name: fmt.Sprintf("`websocket.idleTimeout: %s`", toldIn), options: stack.Options{"websocket": stack.Options{"idleTimeout": toldIn.String()}}}}
+	kinds := []variant{plain, {name: fmt.Sprintf("`websocket.idleTimeout: %s`", idleTimeout), options: stack.Options{"websocket": stack.Options{"idleTimeout": idleTimeout.String()}}}}
 	sessions := min(priced, slices.Max(s.sessions))
 	rounds := min(silences, s.rounds)
 	spent := make([][]time.Duration, len(kinds))
 	for range rounds {
 		for i, kind := range kinds {
-			cpu, err := left(node, kind, sessions)
+			cpu, err := leftAlone(node, kind, sessions)
 			if err != nil {
 				return fmt.Errorf("%s: %w", kind.name, err)
 			}
@@ -49,8 +49,8 @@ func silence(node string, s settings, r *report) error {
 	return nil
 }
 
-// left returns what Traefik's processor time is while so many sessions are left alone.
-func left(node string, v variant, sessions int) (time.Duration, error) {
+// leftAlone returns what Traefik's processor time is while so many sessions are left alone.
+func leftAlone(node string, v variant, sessions int) (time.Duration, error) {
 	g, err := newGroundTo(node, v)
 	if err != nil {
 		return 0, err
