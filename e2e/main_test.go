@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,31 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	os.Exit(tidily(func() int { return run(m) }))
+}
+
+// tidily runs what returns the exit code of the tests, and fails if that leaves a
+// temporary file.
+func tidily(run func() int) int {
+	dir, err := os.MkdirTemp("", "dynamicforward-e2e-")
+	if err != nil {
+		return cannot(err)
+	}
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return cannot(err)
+	}
+	code := run()
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return cannot(err)
+	}
+	if len(left) > 0 {
+		return cannot(fmt.Errorf("the tests have left %d temporary files; the first is %s", len(left), filepath.Join(dir, left[0].Name())))
+	}
+	if err := os.Remove(dir); err != nil {
+		return cannot(err)
+	}
+	return code
 }
 
 func run(m *testing.M) int {

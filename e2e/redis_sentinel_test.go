@@ -78,7 +78,9 @@ func TestSentinelsTellOfASwitch(t *testing.T) {
 	w.pushed()
 	names := w.warm(5)
 	do(t, s.Master, "WAIT", 1, 10000)
-	s.All[0].Kill()
+	dead := s.All[0]
+	t.Cleanup(dead.Stop)
+	dead.Kill()
 	s.All = s.All[1:]
 	eventually(t, "the plugin listens to another Sentinel", func() bool {
 		for _, one := range s.All {
