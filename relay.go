@@ -14,25 +14,28 @@ import (
 )
 
 // A session's buffers. Sessions are many and mostly idle, so each direction has
-// a small one of its own. One that has much to carry borrows a large one, the
+// a small one of its own. One whose messages do not fit in it, each of which would take
+// several system calls and leave as several packets, has a middle one for as long as it
+// is not silent for the time of a lull. One that has much to carry borrows a large one, the
 // size of Go's own copy buffer, until it falls silent.
 const (
-	smallBuffer = 512        // bytes
-	largeBuffer = 32 * 1024  // bytes
-	stint       = 64 * 1024  // bytes carried with the small buffer before a look at what there is
-	calmStint   = 256 * 1024 // the same after a look that has found little: a look costs as much as some messages
+	smallBuffer  = 512       // bytes
+	middleBuffer = 4 * 1024  // bytes
+	largeBuffer  = 32 * 1024 // bytes
+
+	stint    = 64 * 1024 // bytes carried with the small buffer, or the middle one, before a look at what there is
+	calmFull = 512       // the same in times that the buffer is full, after a look that has found what fits: a look costs as much as some messages
+
+	lull = 10 * time.Second // to be woken costs what the middle buffer saves with a few messages
 )
 
-// A direction that has as much as this to read at once after a small buffer full, in
-// bytes, has much to carry: the large buffer saves it three system calls of four, or
-// more. It gives the buffer back when it carries less than that holds for the time of
-// quiet, which is as long as it may be with the shortest websocket.idleTimeout: see
-// untold. To be woken for that costs as much as some messages: one that has carried as much
-// stays for twice as long the next time, up to longQuiets times quiet, and has to carry
-// twice as much then. What a burst leaves is so held for a second, what a long stream
-// leaves for a few.
+// A direction that has more to read at once than a middle buffer holds has much to carry. It
+// gives the large one back when it carries less than that holds for the time of quiet, which
+// is as long as it may be with the shortest websocket.idleTimeout: see pause. To be woken for
+// that costs as much as some messages: one that has carried as much stays for twice as long
+// the next time, up to longQuiets times quiet, and has to carry twice as much then. What a
+// burst leaves is so held for a second, what a long stream leaves for a few.
 const (
-	much       = 4 * smallBuffer
 	quiet      = minIdleTimeout / 3
 	longQuiets = 8
 )
@@ -100,6 +103,7 @@ type direction struct {
 	dst      io.Writer         // to
 	src      *io.LimitedReader // from, until the end of the stint
 	small    []byte
+	buffer   []byte    // that it carries with in this stint: small, or a middle one
 	carried  int64     // in the last stint
 	err      error     // that ended it
 	again    chan bool // whether there is another one
@@ -126,9 +130,11 @@ func hirePumps() {
 			up = &direction{again: make(chan bool, 1)}
 			up.src = &io.LimitedReader{}
 			up.small = make([]byte, smallBuffer)
+			up.buffer = up.small
 			down = &direction{again: make(chan bool, 1)}
 			down.src = &io.LimitedReader{}
 			down.small = make([]byte, smallBuffer)
+			down.buffer = down.small
 			go pump(up)
 			go pump(down)
 			pumps <- up
@@ -147,7 +153,7 @@ func hirePumps() {
 // among what was thrown away meanwhile, and keep those pages in memory.
 func pump(d *direction) {
 	for <-d.again {
-		d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.small)
+		d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.buffer)
 		rested <- d
 	}
 }
@@ -168,7 +174,7 @@ type taker struct {
 
 // takeStockInTurn has stock taken of them. Like hirePumps, it knows nothing else. It does
 // itself what is quick, and what many sessions come to: it has a direction go on that was
-// only to tell whether its session is silent, as stays and wake do it; and it does what stop
+// only to tell whether it is silent, as stays and wake do it; and it does what stop
 // does to one that has broken, or ends after the other one. A goroutine for the latter, and
 // its calls, were nearly a third of what a session, interpreted, throws away from its
 // handshake on; one for the former took twice the time, and of thousands at the same moment
@@ -181,18 +187,27 @@ func takeStockInTurn() {
 	var op *net.OpError
 	var tcp *net.TCPConn
 	var ok bool
-	var now time.Time
+	var now, next time.Time
+	var after time.Duration
 	for {
 		d = <-rested
 		k.of = d
 		t = d.t
-		if t.silence != nil && t.half.Load() == 0 && errors.Is(d.err, os.ErrDeadlineExceeded) {
+		if t.half.Load() == 0 && errors.Is(d.err, os.ErrDeadlineExceeded) {
 			now = time.Now()
-			if d.carried > 0 {
+			if t.silence != nil && d.carried > 0 {
 				t.silence.since.Store(now.UnixNano())
 			}
-			if now.UnixNano()-t.silence.since.Load() < t.silence.most {
-				_ = d.from.SetReadDeadline(now.Add(t.silence.untold))
+			if t.silence == nil || now.UnixNano()-t.silence.since.Load() < t.silence.most {
+				if d.carried == 0 {
+					d.buffer = d.small
+				}
+				next = time.Time{}
+				after = pause(d)
+				if after > 0 {
+					next = now.Add(after)
+				}
+				_ = d.from.SetReadDeadline(next)
 				if t.half.Load() != 0 { // only since then
 					wake(d, 0)
 				}
@@ -226,6 +241,7 @@ func takeStockInTurn() {
 			everybody.mu.Unlock()
 		}
 		d.t = nil
+		d.buffer = d.small
 		if len(pumps) < maxPumps {
 			pumps <- d
 			continue
@@ -240,7 +256,7 @@ func takeStock(d *direction) {
 	defer caught(&taker{of: d})
 	t := d.t
 	next := int64(0)
-	if t.silence != nil && stays(t, d.carried, d.err) {
+	if stays(t, d.carried, d.err) {
 		next = d.src.N
 	} else if d.err == nil && d.src.N == 0 {
 		next, d.err = look(d)
@@ -251,20 +267,29 @@ func takeStock(d *direction) {
 		return
 	}
 	d.src.N = next
-	pause := time.Duration(0)
-	if t.silence != nil {
-		pause = t.silence.untold
-	}
-	wake(d, pause)
+	wake(d, pause(d))
 	d.again <- true
 }
 
+// pause is after what time in a stint a direction is to tell whether it is silent: with
+// websocket.idleTimeout, and as long as it has a middle buffer. 0: never.
+func pause(d *direction) time.Duration {
+	after := time.Duration(0)
+	if d.t.silence != nil {
+		after = d.t.silence.untold
+	}
+	if len(d.buffer) > smallBuffer && (after == 0 || after > lull) {
+		return lull
+	}
+	return after
+}
+
 // stays notes when a session with websocket.idleTimeout has carried something. True:
-// the stint was only broken off to tell that, and the session has not been silent for
-// too long.
+// the stint was only broken off to tell whether there is silence, and the session has not
+// been silent for too long.
 func stays(t *tunnel, carried int64, err error) bool {
 	t.note(carried)
-	return mayGoOn(t, err) && time.Now().UnixNano()-t.silence.since.Load() < t.silence.most
+	return mayGoOn(t, err) && (t.silence == nil || time.Now().UnixNano()-t.silence.since.Load() < t.silence.most)
 }
 
 // mayGoOn tells whether a direction's wait was only broken off by wake.
@@ -368,28 +393,45 @@ func saidDone(d *direction) bool {
 // largeBuffers are lent to the directions that have much to carry.
 var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, largeBuffer) }}
 
-// look sees after a stint whether the direction has much to carry: what comes next
-// fills the small buffer, and is much then. If so, it carries on with a large buffer.
-// It returns how long the next stint with the small buffer is; 0: there is none.
+// look sees after a stint how much the direction has to carry. If what comes next is more
+// than a small buffer full, it has a middle one from then on; if it is more than that, too,
+// it carries on with a large one. What comes first may be the rest of a message. It returns
+// how long the next stint with the small buffer, or the middle one, is; 0: there is none.
 func look(d *direction) (int64, error) {
 	wake(d, quiet)
-	n, err := pass(d, d.small)
-	if err != nil || n < smallBuffer {
-		return afterwards(d, calmStint, err)
+	n, err := pass(d, d.buffer)
+	if err == nil && n < len(d.buffer) {
+		n, err = pass(d, d.buffer)
+	}
+	if err != nil || n < len(d.buffer) {
+		return afterwards(d, calm(d), err)
 	}
 	buffer := largeBuffers.Get().([]byte)
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
 	defer largeBuffers.Put(buffer)
-	n, err = pass(d, buffer)
-	if err != nil || n < much {
-		return afterwards(d, calmStint, err)
+	more, err := pass(d, buffer)
+	if more > 0 {
+		widen(d)
+	}
+	if err != nil || n+more <= middleBuffer {
+		return afterwards(d, calm(d), err)
 	}
 	return carryMuch(d, buffer)
 }
 
+// calm is how long the stint is after a look that has found what fits the buffer.
+func calm(d *direction) int64 { return calmFull * int64(len(d.buffer)) }
+
+// widen gives a direction a middle buffer, if it has a small one.
+func widen(d *direction) {
+	if len(d.buffer) == smallBuffer {
+		d.buffer = make([]byte, middleBuffer)
+	}
+}
+
 // carryMuch carries with a large buffer for as long as that pays. It returns what look
-// returns: after silence a short stint, for what had much to carry once is likely to have
-// it again; else as long a one as the first.
+// returns: after silence a short stint with the small buffer, for what had much to carry
+// once is likely to have it again; else as long a one as the first.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
 	quiets := 1 // how many times quiet this stay lasts
 	for {
@@ -401,6 +443,7 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 		case err == nil:
 			return 0, nil
 		case carried == 0:
+			d.buffer = d.small
 			return afterwards(d, smallBuffer, err)
 		case carried < int64(quiets)*largeBuffer || !errors.Is(err, os.ErrDeadlineExceeded):
 			return afterwards(d, stint, err)

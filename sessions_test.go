@@ -249,7 +249,7 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 		_, node := tcpPair(t)
 		session := &tunnel{client: client, node: node, place: enter(everybody, "breaks", 0), plain: plain}
 		for i := 0; i < 2; i++ {
-			d := &direction{t: session, src: &io.LimitedReader{}, small: make([]byte, smallBuffer), again: make(chan bool, 1)}
+			d := &direction{t: session, src: &io.LimitedReader{}, buffer: make([]byte, smallBuffer), again: make(chan bool, 1)}
 			go pump(d)
 			d.to = node
 			d.from = client
@@ -306,8 +306,10 @@ func TestAClientThatWasResetHasItsNodeReset(t *testing.T) {
 				place := enter(everybody, "reset", 0)
 				defer leave(everybody, place)
 				d.t = &tunnel{client: client, node: node, place: place, plain: true}
+				d.t.silence = newSilence(time.Second)
+				d.t.silence.since.Store(0)
 				d.src = &io.LimitedReader{N: 1}
-				d.small = make([]byte, smallBuffer)
+				d.buffer = make([]byte, smallBuffer)
 				d.again = make(chan bool, 1)
 				go pump(d)
 				rested <- d

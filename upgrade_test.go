@@ -439,7 +439,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{1, 100, smallBuffer, much, stint - 1, stint, stint + 1, calmStint + 1, 8 << 20, 3, smallBuffer} {
+	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, middleBuffer + 1, stint - 1, stint, stint + 1, calmFull*middleBuffer + 1, 8 << 20, 3, smallBuffer} {
 		sent := make([]byte, size)
 		for i := 0; i < len(sent); i += 251 {
 			sent[i] = byte(i)
@@ -475,6 +475,7 @@ func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 	listener, node := tcpPair(t)
 	d = &direction{t: &tunnel{client: client, node: node}, from: client, to: node, dst: io.MultiWriter(node), src: &io.LimitedReader{R: client}, again: make(chan bool, 1)}
 	d.small = make([]byte, smallBuffer)
+	d.buffer = d.small
 	return d, talker, listener
 }
 
@@ -526,10 +527,11 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 		more int // bytes that come in the second stay, which is twice as long as the first
 		stay bool
 		want int64
+		with int // bytes of the buffer then
 	}{
-		{"nothing", 0, false, smallBuffer},
-		{"what was enough for the first", largeBuffer + much, false, stint},
-		{"twice that", 2*largeBuffer + much, true, smallBuffer},
+		{"nothing", 0, false, smallBuffer, smallBuffer},
+		{"what was enough for the first", largeBuffer + middleBuffer, false, stint, middleBuffer},
+		{"twice that", 2*largeBuffer + middleBuffer, true, smallBuffer, smallBuffer},
 	} {
 		d, talker, listener := direct(t)
 		noted := noteDeadlines(d)
@@ -554,11 +556,11 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 				t.Errorf("%s: the third stay ends %s after the second", c.name, third.Sub(second))
 			}
 		}
-		if last := noted.next(t); !last.IsZero() {
-			t.Errorf("%s: there is one stay too many, or a deadline is left", c.name)
+		if last := noted.next(t); last.IsZero() != (c.with == smallBuffer) || time.Until(last) > lull {
+			t.Errorf("%s: there is one stay too many, or the deadline %s is left", c.name, last)
 		}
-		if which, _ := choose(d.again, time.After(fakeRedisPatience)); which == 1 || d.src.N != c.want {
-			t.Errorf("%s: the next stint has %d bytes, want %d", c.name, d.src.N, c.want)
+		if which, _ := choose(d.again, time.After(fakeRedisPatience)); which == 1 || d.src.N != c.want || len(d.buffer) != c.with {
+			t.Errorf("%s: the next stint has %d bytes, with a buffer of %d; want %d, %d", c.name, d.src.N, len(d.buffer), c.want, c.with)
 		}
 	}
 }
@@ -649,6 +651,112 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 	}
 }
 
+func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		limit   time.Duration // websocket.idleTimeout
+		carried int64
+		half    bool // the other side is done
+		with    int  // bytes of the buffer then
+		after   time.Duration
+	}{
+		{"silence", 0, 0, false, smallBuffer, 0},
+		{"it has carried", 0, 1, false, middleBuffer, lull},
+		{"silence, and idleTimeout", time.Hour, 0, false, smallBuffer, time.Hour / 3},
+		{"it has carried, and idleTimeout", time.Hour, 1, false, middleBuffer, lull},
+		{"it has carried, and a short idleTimeout", 3 * time.Second, 1, false, middleBuffer, time.Second},
+		{"the last words", 0, 0, true, middleBuffer, time.Hour},
+	} {
+		d, _, _ := direct(t)
+		noted := noteDeadlines(d)
+		if c.limit > 0 {
+			d.t.silence = newSilence(c.limit)
+		}
+		d.buffer = make([]byte, middleBuffer)
+		d.carried = c.carried
+		d.err = os.ErrDeadlineExceeded
+		d.src.N = 1
+		now := time.Now()
+		if c.half {
+			d.t.half.Store(now.Add(c.after).UnixNano())
+		}
+		rest(t, d)
+		if which, again := choose(d.again, time.After(fakeRedisPatience)); which == 1 || again != true {
+			t.Fatalf("%s: goes on: %v", c.name, again)
+		}
+		if len(d.buffer) != c.with {
+			t.Errorf("%s: it has a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
+		}
+		next := noted.next(t)
+		if early := now.Add(c.after).Sub(next); next.IsZero() != (c.after == 0) || c.after > 0 && (early > time.Millisecond || -early > c.after/2) {
+			t.Errorf("%s: it is to tell next at %s; want %s after %s", c.name, next, c.after, now)
+		}
+	}
+}
+
+// A direction that waits for another session has none of the last one's middle buffer.
+func TestAMiddleBufferIsGivenBackAtTheEnd(t *testing.T) {
+	d, _, _ := direct(t)
+	place := enter(everybody, "middle", 0)
+	defer leave(everybody, place)
+	d.t.place = place
+	d.t.plain = true
+	d.buffer = make([]byte, middleBuffer)
+	d.err = io.EOF
+	d.src.N = 1
+	rest(t, d)
+	over := func() bool { return waits(d) || hasEnded(d) }
+	waitFor(t, "the direction to wait for a session or end", over)
+	if len(d.buffer) != smallBuffer {
+		t.Errorf("it has a buffer of %d bytes", len(d.buffer))
+	}
+}
+
+// pieces counts what is written.
+type pieces struct {
+	to    io.Writer
+	count atomic.Int32
+}
+
+// Write implements io.Writer.
+func (p *pieces) Write(b []byte) (int, error) {
+	p.count.Add(1)
+	return p.to.Write(b)
+}
+
+// What is larger than the small buffer leaves in one piece, once a look has seen it.
+func TestAMessageLeavesInOnePiece(t *testing.T) {
+	const (
+		size    = middleBuffer / 2
+		before  = stint/size + 1 // the last one is what the look sees
+		counted = 50
+	)
+	d, talker, listener := direct(t)
+	counter := &pieces{to: d.to}
+	d.dst = counter
+	d.src.N = stint
+	go pump(d)
+	d.again <- true
+	message := make([]byte, size)
+	for i := 0; i < before+counted; i++ {
+		if i == before {
+			if got := counter.count.Load(); got != stint/smallBuffer {
+				t.Errorf("the first stint came in %d pieces, want %d", got, stint/smallBuffer)
+			}
+			counter.count.Store(0)
+		}
+		if _, err := talker.Write(message); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(listener, message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := counter.count.Load(); got != counted {
+		t.Errorf("%d messages came in %d pieces", counted, got)
+	}
+}
+
 func TestAPanicWhileStockIsTakenEndsTheSession(t *testing.T) {
 	for _, inTurn := range []bool{true, false} {
 		d, talker, listener := direct(t)
@@ -674,20 +782,29 @@ func TestAPanicWhileStockIsTakenEndsTheSession(t *testing.T) {
 func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 	for _, c := range []struct {
 		name string
+		had  int // bytes of its buffer before
 		size int
 		ends bool
 		want int64
+		with int // bytes of its buffer then; 0: it does not matter
 	}{
-		{"nothing", 0, false, calmStint},
-		{"little", smallBuffer - 1, false, calmStint},
-		{"a little more", smallBuffer + much - 1, false, calmStint},
-		{"much", smallBuffer + much, false, smallBuffer},
-		{"a little more than the large buffer", smallBuffer + largeBuffer + 1, false, stint},
-		{"more than the large buffer", 3 * largeBuffer, false, smallBuffer},
-		{"much and the end", 2 * much, true, 0},
-		{"the end", 0, true, 0},
+		{"nothing", smallBuffer, 0, false, calmFull * smallBuffer, smallBuffer},
+		{"little", smallBuffer, smallBuffer - 1, false, calmFull * smallBuffer, smallBuffer},
+		{"just a small buffer full", smallBuffer, smallBuffer, false, calmFull * smallBuffer, smallBuffer},
+		{"a little more", smallBuffer, smallBuffer + 1, false, calmFull * middleBuffer, middleBuffer},
+		{"just a middle buffer full", smallBuffer, middleBuffer, false, calmFull * middleBuffer, middleBuffer},
+		{"much", smallBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
+		{"a little more than the large buffer", smallBuffer, smallBuffer + largeBuffer + 1, false, stint, middleBuffer},
+		{"more than the large buffer", smallBuffer, 3 * largeBuffer, false, smallBuffer, smallBuffer},
+		{"much and the end", smallBuffer, 4 * middleBuffer, true, 0, 0},
+		{"the end", smallBuffer, 0, true, 0, 0},
+		{"nothing, after more", middleBuffer, 0, false, calmFull * middleBuffer, middleBuffer},
+		{"less, after more", middleBuffer, smallBuffer - 1, false, calmFull * middleBuffer, middleBuffer},
+		{"the same, after more", middleBuffer, middleBuffer, false, calmFull * middleBuffer, middleBuffer},
+		{"much, after more", middleBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
 	} {
 		d, talker, listener := direct(t)
+		d.buffer = make([]byte, c.had)
 		if _, err := talker.Write(make([]byte, c.size)); err != nil {
 			t.Fatal(err)
 		}
@@ -697,9 +814,44 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		if next, err := look(d); next != c.want || err != nil {
 			t.Errorf("%s: the next stint has %d bytes, %v; want %d", c.name, next, err, c.want)
 		}
+		if c.with != 0 && len(d.buffer) != c.with {
+			t.Errorf("%s: it goes on with a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
+		}
 		d.to.Close()
 		if got, err := io.ReadAll(listener); len(got) != c.size || err != nil {
 			t.Errorf("%s: %d bytes were carried, %v; want %d", c.name, len(got), err, c.size)
+		}
+	}
+}
+
+// The rest of a message does not pass for one.
+func TestALookSeesAWholeMessage(t *testing.T) {
+	for name, size := range map[string]int{"little": 1, "more": smallBuffer + 1} {
+		d, talker, listener := direct(t)
+		if _, err := talker.Write(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		looked := make(chan error, 1)
+		inBackground := func() {
+			_, err := look(d)
+			looked <- err
+		}
+		go inBackground()
+		rest := make([]byte, 1+size)
+		if _, err := io.ReadFull(listener, rest[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := talker.Write(rest[1:]); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-looked; err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(listener, rest[1:]); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(d.buffer) > smallBuffer; got != (size > smallBuffer) {
+			t.Errorf("%s after the rest of a message: it goes on with a buffer of %d bytes", name, len(d.buffer))
 		}
 	}
 }
@@ -711,8 +863,9 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		prepare func(d *direction)
 		want    int64 // bytes of the next stint; 0: none
 	}{
-		{"a little to carry", 8, func(d *direction) {}, calmStint},
-		{"much to carry", 4 * much, func(d *direction) {}, smallBuffer},
+		{"a little to carry", 8, func(d *direction) {}, calmFull * smallBuffer},
+		{"a little more to carry", smallBuffer + 1, func(d *direction) {}, calmFull * middleBuffer},
+		{"much to carry", largeBuffer, func(d *direction) {}, smallBuffer},
 		{"the end", 8, func(d *direction) { d.src.N = 1 }, 0},
 		{"an error", 8, func(d *direction) { d.err = io.ErrClosedPipe }, 0},
 		{"a panic", 8, func(d *direction) { d.src = nil }, 0},
@@ -739,8 +892,8 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 			for len(noted.set) > 0 {
 				last = noted.next(t)
 			}
-			if !last.IsZero() {
-				t.Errorf("%s: a deadline is left", c.name)
+			if last.IsZero() != (len(d.buffer) == smallBuffer) || time.Until(last) > lull {
+				t.Errorf("%s: the deadline %s is left, with a buffer of %d bytes", c.name, last, len(d.buffer))
 			}
 		}
 	}
