@@ -14,6 +14,7 @@ import (
 type gateway struct {
 	key              string // in the names of figures
 	name, addr, path string
+	secure           bool // its clients speak TLS
 	pids             func() []int
 }
 
@@ -28,20 +29,20 @@ func (w gateway) target() string { return w.path + "?nodeName=n1&threadId=1&plat
 func (g *ground) gateways() []gateway {
 	traefik := func() []int { return []int{g.traefik.Pid()} }
 	all := []gateway{
-		{"static", "static Traefik route", g.traefik.Addr(), "/static", traefik},
-		{"plugin", "plugin", g.traefik.Addr(), "/ws", traefik},
+		{"static", "static Traefik route", g.traefik.Addr(), "/static", g.variant.secure, traefik},
+		{"plugin", "plugin", g.traefik.Addr(), "/ws", g.variant.secure, traefik},
 	}
 	if g.openResty != nil {
 		all = append(all,
-			gateway{"openresty", "OpenResty as it was", g.openResty.Addr(), "/ws", g.openResty.Pids},
-			gateway{"kept", "OpenResty, connections kept", g.openResty.Addr(), "/kept", g.openResty.Pids})
+			gateway{"openresty", "OpenResty as it was", g.openResty.Addr(), "/ws", g.variant.secure, g.openResty.Pids},
+			gateway{"kept", "OpenResty, connections kept", g.openResty.Addr(), "/kept", g.variant.secure, g.openResty.Pids})
 	}
 	return all
 }
 
 // startOpenResty starts it where it is installed.
 func (g *ground) startOpenResty() (err error) {
-	g.openResty, err = stack.StartOpenResty(g.redis.Addr())
+	g.openResty, err = stack.StartOpenResty(g.redis.Addr(), g.certFile, g.keyFile)
 	if errors.Is(err, stack.ErrNoOpenResty) {
 		fmt.Println(err.Error() + ": left out")
 		return nil

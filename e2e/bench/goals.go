@@ -34,7 +34,7 @@ var goals = slices.Concat(
 	each("plain requests of %s clients: plugin / OpenResty as it was", "http.%s.plugin", "http.%s.openresty", goal{want: 1.5, short: byTraefik}, "8", "32", "128"),
 	each("plain requests of %s clients: plugin / OpenResty with connections kept", "http.%s.plugin", "http.%s.kept", goal{want: 1, short: byTraefik}, "8", "32", "128"),
 	each("%s: plugin / static route", "handshake.plugin", "handshake.static", goal{want: 1.2, short: "clients and node share the processors with the gateway, so the rate gains less than the gateway's processor time; of that, two fifths are system calls, and a quarter is interpreted: [where the time goes](profile.md)"}, "handshakes"),
-	each("messages of %s bytes: plugin / static route", "message.%s.plugin", "message.%s.static", goal{want: 1, short: bySystem}, "128", "16384", "1048576"),
+	each("messages of %s bytes: plugin / static route", "message.%s.plugin", "message.%s.static", goal{want: 1, short: bySystem}, "128", "2048", "16384", "1048576"),
 	[]goal{
 		{what: "100,000 routes / 1 route, each to the static route beside it", figures: []string{"routes.100000.plugin", "routes.100000.static", "routes.1.static", "routes.1.plugin"}, want: 0.95, short: byNumber},
 		{what: "resident memory of an idle session that has carried nothing, settled, kB", figures: []string{"session.plugin.settled"}, want: 16, enough: 20, most: true, short: byStacks},

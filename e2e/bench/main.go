@@ -41,7 +41,7 @@ func main() {
 	stack.ServeFastNode()
 	stack.ServeEchoNode()
 	quick := flag.Bool("quick", false, "measure a little, to see that it works")
-	only := flag.String("only", "", "measure one part: table, http, sessions, prices, profile or goals (default all)")
+	only := flag.String("only", "", "measure one part: table, http, sessions, tls, prices, profile or goals (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
 	s := settings{rounds: 11, turns: 4, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
@@ -59,7 +59,7 @@ func main() {
 var parts = []struct {
 	name    string
 	measure func(g *ground, s settings, out string) error
-}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}, {"goals", compareWithGoals}}
+}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}, {"tls", measureSecureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}, {"goals", compareWithGoals}}
 
 func run(s settings, only, out string) error {
 	if out == "" {
@@ -98,7 +98,7 @@ func measureAll(g *ground, s settings, only, out string) error {
 		}
 	}
 	if !done {
-		return fmt.Errorf("-only %s: there is no such part: use table, http, sessions, prices, profile or goals", only)
+		return fmt.Errorf("-only %s: there is no such part: use table, http, sessions, tls, prices, profile or goals", only)
 	}
 	return nil
 }
@@ -107,6 +107,7 @@ func measureAll(g *ground, s settings, only, out string) error {
 // Path(`/ws`) and a route of its own, without any plugin, on Path(`/static`),
 // both to the same node.
 type ground struct {
+	variant variant
 	redis   *stack.Redis
 	node    place
 	options stack.TraefikOptions
@@ -115,6 +116,9 @@ type ground struct {
 	load    generator
 
 	openResty *stack.OpenResty // nil: it is not installed
+
+	certificates      string // their directory; "": clients speak no TLS
+	certFile, keyFile string
 }
 
 // place is where a node is.
@@ -162,7 +166,12 @@ func (s standing) What() string { return "an echo in a process of its own" }
 func (s standing) Stop()        {}
 
 func newGroundAt(node place, v variant) (g *ground, err error) {
-	g = &ground{node: node}
+	g = &ground{node: node, variant: v}
+	if v.secure {
+		if err := g.certify(); err != nil {
+			return g, err
+		}
+	}
 	if g.load, err = newGenerator(); err != nil {
 		return g, err
 	}
@@ -176,10 +185,20 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 	maps.Copy(options, v.options)
 	conf := stack.Game(options)
 	conf.Routers["static"] = stack.Router{Rule: "Path(`/static`)", Service: "static"}
+	if v.secure {
+		for name, router := range conf.Routers {
+			router.TLS = true
+			conf.Routers[name] = router
+		}
+	}
 	conf.Services = map[string]any{"static": map[string]any{
 		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + g.node.Addr()}}},
 	}}
-	g.options = stack.TraefikOptions{Dynamic: conf.YAML(), LogLevel: "FATAL", Debug: true}
+	dynamic := conf.YAML()
+	if v.secure {
+		dynamic += fmt.Sprintf("tls: {stores: {default: {defaultCertificate: {certFile: %q, keyFile: %q}}}}\n", g.certFile, g.keyFile)
+	}
+	g.options = stack.TraefikOptions{Dynamic: dynamic, LogLevel: "FATAL", Debug: true}
 	if v.accessLog {
 		g.options.AccessLog = os.DevNull
 	}
@@ -187,6 +206,18 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 		g.options.Addr = g.traefik.Addr()
 	}
 	return g, err
+}
+
+// certify makes the certificate that the gateways have for clients that speak TLS.
+func (g *ground) certify() (err error) {
+	if g.certificates, err = os.MkdirTemp("", "dynamicforward-certificates-"); err != nil {
+		return err
+	}
+	authority, err := stack.NewAuthority(g.certificates)
+	if err == nil {
+		g.certFile, g.keyFile, err = authority.Sign("gateway")
+	}
+	return err
 }
 
 // renew starts Traefik anew, at the address that it has.
@@ -208,6 +239,7 @@ func (g *ground) stop() {
 	if g.redis != nil {
 		g.redis.Stop()
 	}
+	_ = os.RemoveAll(g.certificates)
 }
 
 // machine says in one line on what the measurement ran.

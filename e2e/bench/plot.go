@@ -59,6 +59,7 @@ func (r *report) bars(file, title, axis string, names []string, groups []group) 
 	if _, err := canvas.WriteTo(&svg); err != nil {
 		return err
 	}
+	file = r.prefix + file
 	r.plots[file] = svg.Bytes()
 	r.line("")
 	r.line("![%s](%s)", title, file)

@@ -7,15 +7,19 @@ import (
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
 
-// variant is a way to configure the plugin.
+// variant is a way to configure the plugin, and Traefik.
 type variant struct {
 	name      string
 	options   stack.Options
 	accessLog bool
+	secure    bool // clients speak TLS
 }
 
 // plain has every option at its default.
 var plain = variant{name: "none"}
+
+// secure is the same for clients that speak TLS.
+var secure = variant{name: "TLS", secure: true}
 
 // variants each have one option on, the first none.
 var variants = []variant{

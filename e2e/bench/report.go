@@ -17,6 +17,7 @@ import (
 // report is a page of Markdown, printed while it grows, with what is drawn beside
 // it and its figures for other programs.
 type report struct {
+	prefix  string // of the names of its files and figures
 	text    strings.Builder
 	figures map[string]figure
 	plots   map[string][]byte // by the name of the file
@@ -33,7 +34,7 @@ const figuresFile = "figures.json"
 
 // figure adds a median for other programs, such as the capacity page.
 func (r *report) figure(name string, value float64, unit string) {
-	r.figures[name] = figure{Value: math.Round(value*1000) / 1000, Unit: unit}
+	r.figures[r.prefix+name] = figure{Value: math.Round(value*1000) / 1000, Unit: unit}
 }
 
 func (r *report) line(format string, args ...any) {
@@ -76,7 +77,7 @@ func (r *report) write(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{figuresFile: append(text, '\n'), name: []byte(r.text.String())}
+	files := map[string][]byte{figuresFile: append(text, '\n'), r.prefix + name: []byte(r.text.String())}
 	maps.Copy(files, r.plots)
 	for file, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, file), content, 0o644); err != nil {

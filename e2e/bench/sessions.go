@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -19,17 +21,33 @@ import (
 // measureSessions compares the gateways with WebSocket sessions and writes
 // sessions.md.
 func measureSessions(_ *ground, s settings, out string) error {
+	return sessionsPage(s, out, plain, "Sessions, measured", "")
+}
+
+// measureSecureSessions does the same with clients that speak TLS, but only with so many
+// idle sessions as options are priced with, and writes tls-sessions.md.
+func measureSecureSessions(_ *ground, s settings, out string) error {
+	s.sessions = []int{min(priced, slices.Max(s.sessions))}
+	return sessionsPage(s, out, secure, "Sessions of clients that speak TLS, measured", "tls-")
+}
+
+// sessionsPage compares the gateways with sessions, all of them configured like that.
+func sessionsPage(s settings, out string, v variant, title, prefix string) error {
 	node, err := stack.StartEchoNode()
 	if err != nil {
 		return err
 	}
 	defer node.Stop()
-	g, err := newGroundTo(node.Addr(), plain)
+	g, err := newGroundTo(node.Addr(), v)
 	if err != nil {
 		return err
 	}
 	defer g.stop()
-	r := g.page("Sessions, measured")
+	r := g.page(title)
+	r.prefix = prefix
+	if v.secure {
+		r.line("Clients speak TLS 1.3 to the gateway, which has an ECDSA certificate (P-256), and do not resume sessions of TLS; nodes speak none.")
+	}
 	for _, measure := range []func(*ground, settings, *report) error{handshakes, messages, memory} {
 		if err := measure(g, s, r); err != nil {
 			return err
@@ -62,8 +80,7 @@ func handshake(w gateway) (tally, error) {
 		return repeat(handshakers, turnSeconds, func(int) error {
 			c, err := begin(w)
 			if err == nil {
-				_ = c.SetLinger(0)
-				c.Close()
+				reset(c)
 			}
 			return err
 		})
@@ -80,7 +97,7 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %s. Each turn begins with one message that does not count.", talkers, runIn>>10, s.inShort())
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
-	sizes := []int{small, large, bulk}
+	sizes := []int{small, middle, large, bulk}
 	results, err := contest(s, g.renew, all, of(sizes, chat)...)
 	if err != nil {
 		return err
@@ -93,7 +110,7 @@ func messages(g *ground, s settings, r *report) error {
 
 // runIn is how much a session has carried each way when its messages begin to count, in
 // bytes: sessions stay for hours, and a gateway may find its pace by the first of it. The
-// plugin looks after 64 kB how to go on, and 256 kB later again.
+// plugin looks after 64 kB how to go on, and 256 kB later, or 2 MB, again.
 const runIn = 128 << 10
 
 // chat has messages of so many bytes go there and back. One more in each session begins a
@@ -123,7 +140,7 @@ func chat(size int) trial {
 }
 
 // talk has each session carry so much each way in messages of that size, in bytes.
-func talk(sessions []*net.TCPConn, size, much int) error {
+func talk(sessions []net.Conn, size, much int) error {
 	var all errgroup.Group
 	all.SetLimit(talkers)
 	for _, c := range sessions {
@@ -141,11 +158,13 @@ func talk(sessions []*net.TCPConn, size, much int) error {
 }
 
 // Sessions that have talked have carried so much each way, in messages of that size, in
-// bytes: more than the plugin carries until it has looked twice how to go on, which is what
-// may leave something in memory, and no messages that it would borrow a large buffer for.
+// bytes: more than the plugin carries until it has looked how to go on, which is what may
+// leave something in memory, and messages that it lends a buffer for until there is silence
+// for 10 s.
 const (
 	spoken = 384 << 10
-	said   = 2 << 10
+	said   = middle
+	lull   = 12 * time.Second
 )
 
 // memory measures what an idle session costs.
@@ -153,7 +172,7 @@ func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and all settle again: having talked.", spoken>>10, said)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked.", spoken>>10, said, lull)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
@@ -164,7 +183,7 @@ func memory(g *ground, s settings, r *report) error {
 	for _, w := range all {
 		cells := []string{w.name}
 		for i, n := range s.sessions {
-			m, err := idle(g.node.Addr(), plain, w.name, n)
+			m, err := idle(g.node.Addr(), g.variant, w.name, n)
 			if err != nil {
 				return err
 			}
@@ -246,6 +265,7 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		if err := talk(all, said, spoken); err != nil {
 			return m, g.lost(w, all, err)
 		}
+		time.Sleep(lull)
 		talked, _, err := g.settle(w)
 		if err != nil {
 			return m, err
@@ -262,7 +282,7 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 // lost says how many sessions have ended, which should not, and what of Traefik is known
 // then: when a session ends in order, that may be by its node or by what the plugin has met,
 // and all end so when Traefik itself does.
-func (g *ground) lost(w gateway, sessions []*net.TCPConn, err error) error {
+func (g *ground) lost(w gateway, sessions []net.Conn, err error) error {
 	ended := 0
 	for _, c := range sessions {
 		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
@@ -334,13 +354,12 @@ func repeat(goroutines, seconds int, one func(i int) error) (int, time.Duration,
 }
 
 // openAll opens so many sessions; end closes them.
-func openAll(w gateway, count int) (sessions []*net.TCPConn, end func(), err error) {
-	sessions = make([]*net.TCPConn, count)
+func openAll(w gateway, count int) (sessions []net.Conn, end func(), err error) {
+	sessions = make([]net.Conn, count)
 	end = func() {
 		for _, c := range sessions {
 			if c != nil {
-				_ = c.SetLinger(0)
-				c.Close()
+				reset(c)
 			}
 		}
 	}
@@ -360,17 +379,28 @@ func openAll(w gateway, count int) (sessions []*net.TCPConn, end func(), err err
 var light = net.Dialer{KeepAlive: -1}
 
 // begin opens a session.
-func begin(w gateway) (*net.TCPConn, error) {
-	conn, err := light.Dial("tcp", w.addr)
+func begin(w gateway) (net.Conn, error) {
+	c, err := light.Dial("tcp", w.addr)
 	if err != nil {
 		return nil, err
 	}
-	c := conn.(*net.TCPConn)
+	if w.secure {
+		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	}
 	if err := handshakeOn(c, w); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("%s: %w", w.name, err)
 	}
 	return c, nil
+}
+
+// reset ends a session without a word.
+func reset(c net.Conn) {
+	if safe, ok := c.(*tls.Conn); ok {
+		c = safe.NetConn()
+	}
+	_ = c.(*net.TCPConn).SetLinger(0)
+	c.Close()
 }
 
 func handshakeOn(c net.Conn, w gateway) error {
@@ -396,12 +426,13 @@ func handshakeOn(c net.Conn, w gateway) error {
 	return nil
 }
 
-// Messages, in bytes: small is what a game says many times a second, large what it may say
-// of a whole scene, bulk fills every buffer on its way.
+// Messages, in bytes: small and middle are what a game says many times a second, large what
+// it may say of a whole scene, bulk fills every buffer on its way.
 const (
-	small = 128
-	large = 16 << 10
-	bulk  = 1 << 20
+	small  = 128
+	middle = 2 << 10
+	large  = 16 << 10
+	bulk   = 1 << 20
 )
 
 // bounce sends a message and waits for it to come back. It writes and reads at the

@@ -27,6 +27,7 @@ type assumptions struct {
 	changes float64 // entries of Redis that change, an hour
 
 	// A Traefik and its machine.
+	tls         bool // clients speak TLS to it
 	cores       float64
 	busy        float64 // share of the CPU that may be used in peace
 	memory      float64 // GiB
@@ -74,6 +75,7 @@ func (a *assumptions) register(f *flag.FlagSet) {
 	f.IntVar(&a.threads, "threads", 4, "routes in one Redis hash")
 	f.Float64Var(&a.changes, "changes", 60, "entries of Redis that change in an hour")
 
+	f.BoolVar(&a.tls, "tls", false, "clients speak TLS to Traefik, and resume nothing; false: a load balancer ends it")
 	f.Float64Var(&a.cores, "cores", 4, "cores of one Traefik's machine, each as fast as those of the bench")
 	f.Float64Var(&a.busy, "busy", 0.5, "share of the CPU that may be used in peace; the rest is for storms")
 	f.Float64Var(&a.memory, "memory", 8, "GiB of one Traefik's machine")

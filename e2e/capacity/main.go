@@ -71,11 +71,14 @@ func write(o *order, from, out string) error {
 	if err := o.assumed.check(); err != nil {
 		return err
 	}
-	measured, err := readFigures(from)
-	if err != nil {
+	m := &model{assumed: &o.assumed}
+	var err error
+	if m.measured, err = readFigures(from, o.assumed.tls); err != nil {
 		return err
 	}
-	m := &model{measured, &o.assumed}
+	if m.otherwise, err = readFigures(from, !o.assumed.tls); err != nil {
+		return err
+	}
 	if err := m.check(o.players); err != nil {
 		return err
 	}

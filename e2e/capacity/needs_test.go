@@ -13,7 +13,7 @@ import (
 // invented are figures for tests: round numbers that nobody has measured.
 func invented(t *testing.T) *figures {
 	t.Helper()
-	f, err := readFigures(filepath.Join("testdata", "figures.json"))
+	f, err := readFigures(filepath.Join("testdata", "figures.json"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func invented(t *testing.T) *figures {
 // with returns a model with the invented figures, the defaults, and these flags.
 func with(t *testing.T, flags ...string) *model {
 	t.Helper()
-	m := &model{invented(t), &assumptions{}}
+	m := &model{measured: invented(t), assumed: &assumptions{}}
 	set := flag.NewFlagSet("", flag.ContinueOnError)
 	m.assumed.register(set)
 	if err := set.Parse(flags); err != nil {

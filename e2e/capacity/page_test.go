@@ -113,6 +113,34 @@ func TestFlagsCount(t *testing.T) {
 	}
 }
 
+// With -tls the page is about clients that speak TLS to Traefik; what it says of both kinds
+// is the same then, and true.
+func TestTLSCounts(t *testing.T) {
+	page, _ := written(t, small(t))
+	other, _ := written(t, small(t, "-tls"))
+	if row(page, "memory of each") == row(other, "memory of each") {
+		t.Errorf("-tls changes nothing: %s", row(page, "memory of each"))
+	}
+	for _, w := range wanted {
+		if name := "`tls-" + w.name + "`"; strings.Contains(page, name) || strings.Contains(other, name) != w.twice {
+			t.Errorf("%s: without -tls on the page: %t, with: %t", name, strings.Contains(page, name), strings.Contains(other, name))
+		}
+	}
+	for label, want := range map[string]string{
+		"memory of a session, resident":              "20 kB | 50 kB",
+		"CPU of a login":                             "400 µs | 1,600 µs",
+		"logins that all cores can make in a second": "10,000 | 2,500",
+		"CPU of a player in peace, a second":         "101 µs | 126 µs",
+		"Traefiks for 50,000 players":                "5 | 5",
+		"the same on a static Traefik route":         "90 kB | 110 kB",
+		"one is restarted: 99 % are back after":      "",
+	} {
+		if got := row(page, label); got != row(other, label) || !strings.Contains(got, "| "+want) {
+			t.Errorf("%q, with -tls %q; want %s", got, row(other, label), want)
+		}
+	}
+}
+
 // row returns the row of a table that begins with a label.
 func row(page, label string) string {
 	for line := range strings.Lines(page) {
@@ -148,12 +176,17 @@ func TestBadFigures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := func(text string) (*figures, error) {
+	read := func(text string) (f *figures, err error) {
 		file := filepath.Join(t.TempDir(), "figures.json")
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		return readFigures(file)
+		for _, secure := range []bool{true, false} {
+			if f, err = readFigures(file, secure); err != nil {
+				return nil, err
+			}
+		}
+		return f, nil
 	}
 	for _, w := range wanted {
 		_, err := read(strings.Replace(string(good), `"`+w.name+`"`, `"gone"`, 1))
@@ -169,7 +202,11 @@ func TestBadFigures(t *testing.T) {
 	if _, err := read(strings.ReplaceAll(string(good), "µs", "us")); err != nil {
 		t.Error(err)
 	}
-	if _, err := readFigures("nowhere.json"); err == nil || !strings.Contains(err.Error(), "make bench") {
+	_, err = read(strings.Replace(string(good), `"tls-session`, `"gone`, 1))
+	if err == nil || !strings.Contains(err.Error(), "tls-session") {
+		t.Errorf("without a figure of clients that speak TLS: got %v", err)
+	}
+	if _, err := readFigures("nowhere.json", false); err == nil || !strings.Contains(err.Error(), "make bench") {
 		t.Errorf("got %v", err)
 	}
 }

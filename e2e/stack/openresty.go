@@ -2,6 +2,7 @@ package stack
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -20,8 +21,9 @@ const luaModules = "/usr/lib/nginx/modules"
 // installed (Debian: libnginx-mod-http-lua and lua-nginx-redis).
 var ErrNoOpenResty = errors.New("no nginx with Lua and its Redis driver")
 
-// StartOpenResty starts it, or says ErrNoOpenResty.
-func StartOpenResty(redisAddr string) (*OpenResty, error) {
+// StartOpenResty starts it, or says ErrNoOpenResty. With the paths of a certificate and
+// its key its clients have to speak TLS; empty: they must not.
+func StartOpenResty(redisAddr, certFile, keyFile string) (*OpenResty, error) {
 	if _, err := exec.LookPath("nginx"); err != nil {
 		return nil, ErrNoOpenResty
 	}
@@ -34,7 +36,11 @@ func StartOpenResty(redisAddr string) (*OpenResty, error) {
 	if err != nil {
 		return nil, err
 	}
-	fill := strings.NewReplacer("REDIS_HOST", host, "REDIS_PORT", port, "MODULES", luaModules)
+	listen := "listen ADDR"
+	if certFile != "" {
+		listen = fmt.Sprintf("ssl_certificate %q;\n    ssl_certificate_key %q;\n    listen ADDR ssl", certFile, keyFile)
+	}
+	fill := strings.NewReplacer("REDIS_HOST", host, "REDIS_PORT", port, "MODULES", luaModules, "LISTEN", listen)
 	n, err := startNginx(fill.Replace(openRestyMain), fill.Replace(openRestyHTTP))
 	if err != nil {
 		return nil, err
@@ -90,7 +96,7 @@ const openRestyHTTP = `
   }
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
   server {
-    listen ADDR backlog=4096;
+    LISTEN backlog=4096;
     location = /ws {
       set $backend_node '';
       access_by_lua_block { ngx.var.backend_node = find(false) }
