@@ -199,8 +199,9 @@ func takeStockInTurn() {
 				t.silence.since.Store(now.UnixNano())
 			}
 			if t.silence == nil || now.UnixNano()-t.silence.since.Load() < t.silence.most {
-				if d.carried == 0 {
+				if d.carried == 0 && len(d.buffer) > smallBuffer {
 					d.buffer = d.small
+					d.src.N = smallBuffer // until a look: it is likely to need one again
 				}
 				next = time.Time{}
 				after = pause(d)

@@ -675,7 +675,7 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		d.buffer = make([]byte, middleBuffer)
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
-		d.src.N = 1
+		d.src.N = calmFull * middleBuffer
 		now := time.Now()
 		if c.half {
 			d.t.half.Store(now.Add(c.after).UnixNano())
@@ -686,6 +686,9 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		}
 		if len(d.buffer) != c.with {
 			t.Errorf("%s: it has a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
+		}
+		if got := d.src.N == calmFull*middleBuffer; got != (c.with == middleBuffer) {
+			t.Errorf("%s: the next look is after %d bytes", c.name, d.src.N)
 		}
 		next := noted.next(t)
 		if early := now.Add(c.after).Sub(next); next.IsZero() != (c.after == 0) || c.after > 0 && (early > time.Millisecond || -early > c.after/2) {
