@@ -23,15 +23,17 @@ const (
 	middleBuffer = 4 * 1024  // bytes
 	largeBuffer  = 32 * 1024 // bytes
 
-	stint    = 64 * 1024 // bytes carried with the small buffer, or the middle one, before a look at what there is
-	calmFull = 512       // the same in times that the buffer is full, after a look that has found what fits: a look costs as much as some messages
+	stint       = 64 * 1024 // bytes carried with the small buffer, or the middle one, before a look at what there is
+	calmBuffers = 512       // the same in buffers full, after a look that has found what fits: a look costs as much as some messages
 
-	lull = 10 * time.Second // to be woken costs what the middle buffer saves with a few messages
+	// A middle buffer is given back when less than a small one full has come for so long.
+	// To be woken for that costs what it saves with a few messages.
+	lull = 10 * time.Second
 )
 
 // A direction that has more to read at once than a middle buffer holds has much to carry. It
 // gives the large one back when it carries less than that holds for the time of quiet, which
-// is as long as it may be with the shortest websocket.idleTimeout: see pause. To be woken for
+// is as long as it may be with the shortest websocket.idleTimeout: see silence.untold. To be woken for
 // that costs as much as some messages: one that has carried as much stays for twice as long
 // the next time, up to longQuiets times quiet, and has to carry twice as much then. What a
 // burst leaves is so held for a second, what a long stream leaves for a few.
@@ -104,6 +106,7 @@ type direction struct {
 	src      *io.LimitedReader // from, until the end of the stint
 	small    []byte
 	buffer   []byte    // that it carries with in this stint: small, or a middle one
+	fresh    bool      // the stint ends with the first byte of a message
 	carried  int64     // in the last stint
 	err      error     // that ended it
 	again    chan bool // whether there is another one
@@ -189,19 +192,22 @@ func takeStockInTurn() {
 	var ok bool
 	var now, next time.Time
 	var after time.Duration
+	var woken bool
 	for {
 		d = <-rested
 		k.of = d
 		t = d.t
-		if t.half.Load() == 0 && errors.Is(d.err, os.ErrDeadlineExceeded) {
+		woken = errors.Is(d.err, os.ErrDeadlineExceeded)
+		if woken && t.half.Load() == 0 {
 			now = time.Now()
 			if t.silence != nil && d.carried > 0 {
 				t.silence.since.Store(now.UnixNano())
 			}
 			if t.silence == nil || now.UnixNano()-t.silence.since.Load() < t.silence.most {
-				if d.carried == 0 && len(d.buffer) > smallBuffer {
+				if d.carried < smallBuffer && len(d.buffer) > smallBuffer {
 					d.buffer = d.small
-					d.src.N = smallBuffer // until a look: it is likely to need one again
+					d.fresh = false
+					d.src.N = stint
 				}
 				next = time.Time{}
 				after = pause(d)
@@ -216,7 +222,7 @@ func takeStockInTurn() {
 				continue
 			}
 		}
-		if !t.plain || d.src.N == 0 || d.err == nil && t.ended.Load() == 0 {
+		if !t.plain || d.src.N == 0 || d.err == nil && t.ended.Load() == 0 || woken && mayGoOn(t, d.err) {
 			go takeStock(d)
 			continue
 		}
@@ -243,6 +249,7 @@ func takeStockInTurn() {
 		}
 		d.t = nil
 		d.buffer = d.small
+		d.fresh = false
 		if len(pumps) < maxPumps {
 			pumps <- d
 			continue
@@ -394,15 +401,22 @@ func saidDone(d *direction) bool {
 // largeBuffers are lent to the directions that have much to carry.
 var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, largeBuffer) }}
 
-// look sees after a stint how much the direction has to carry. If what comes next is more
-// than a small buffer full, it has a middle one from then on; if it is more than that, too,
-// it carries on with a large one. What comes first may be the rest of a message. It returns
-// how long the next stint with the small buffer, or the middle one, is; 0: there is none.
+// look sees after a stint how much the direction has to carry. If what it reads next is more
+// than a small buffer full, it has a middle one until there is a lull; if it is more than
+// that, too, it carries on with a large one. It returns how long the next stint with the small
+// buffer, or the middle one, is; 0: there is none. What comes first after a stint may be the
+// rest of a message; where nothing else comes soon, the next look is at the next message.
 func look(d *direction) (int64, error) {
+	fresh := d.fresh
+	d.fresh = false
 	wake(d, quiet)
 	n, err := pass(d, d.buffer)
-	if err == nil && n < len(d.buffer) {
+	if err == nil && n < len(d.buffer) && !fresh {
 		n, err = pass(d, d.buffer)
+	}
+	if err != nil && !fresh && mayGoOn(d.t, err) {
+		d.fresh = true
+		return 1, nil
 	}
 	if err != nil || n < len(d.buffer) {
 		return afterwards(d, calm(d), err)
@@ -421,7 +435,7 @@ func look(d *direction) (int64, error) {
 }
 
 // calm is how long the stint is after a look that has found what fits the buffer.
-func calm(d *direction) int64 { return calmFull * int64(len(d.buffer)) }
+func calm(d *direction) int64 { return calmBuffers * int64(len(d.buffer)) }
 
 // widen gives a direction a middle buffer, if it has a small one.
 func widen(d *direction) {

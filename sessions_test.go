@@ -249,8 +249,9 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 		_, node := tcpPair(t)
 		session := &tunnel{client: client, node: node, place: enter(everybody, "breaks", 0), plain: plain}
 		for i := 0; i < 2; i++ {
-			d := &direction{t: session, src: &io.LimitedReader{}, buffer: make([]byte, smallBuffer), again: make(chan bool, 1)}
+			d := unused()
 			go pump(d)
+			d.t = session
 			d.to = node
 			d.from = client
 			d.src.N = 1
@@ -301,16 +302,16 @@ func TestAClientThatWasResetHasItsNodeReset(t *testing.T) {
 			if how == "TLS" {
 				node = tls.Client(node, &tls.Config{})
 			}
-			d := &direction{to: node, from: client, err: c.err}
+			d := unused()
+			d.to = node
+			d.from = client
+			d.err = c.err
 			if how == "as its direction ends" {
 				place := enter(everybody, "reset", 0)
 				defer leave(everybody, place)
 				d.t = &tunnel{client: client, node: node, place: place, plain: true}
-				d.t.silence = newSilence(time.Second)
-				d.t.silence.since.Store(0)
-				d.src = &io.LimitedReader{N: 1}
-				d.buffer = make([]byte, smallBuffer)
-				d.again = make(chan bool, 1)
+				d.t.half.Store(1) // long ago
+				d.src.N = 1
 				go pump(d)
 				rested <- d
 			} else {

@@ -439,7 +439,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, middleBuffer + 1, stint - 1, stint, stint + 1, calmFull*middleBuffer + 1, 8 << 20, 3, smallBuffer} {
+	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, middleBuffer + 1, stint - 1, stint, stint + 1, calmBuffers*middleBuffer + 1, 8 << 20, 3, smallBuffer} {
 		sent := make([]byte, size)
 		for i := 0; i < len(sent); i += 251 {
 			sent[i] = byte(i)
@@ -468,14 +468,24 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	}
 }
 
+// unused is a direction that no session has had, as hirePumps makes them.
+func unused() *direction {
+	d := &direction{src: &io.LimitedReader{}, small: make([]byte, smallBuffer), again: make(chan bool, 1)}
+	d.buffer = d.small
+	return d
+}
+
 // direct is a direction whose stint is over, from talker to listener.
 func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 	t.Helper()
 	talker, client := tcpPair(t)
 	listener, node := tcpPair(t)
-	d = &direction{t: &tunnel{client: client, node: node}, from: client, to: node, dst: io.MultiWriter(node), src: &io.LimitedReader{R: client}, again: make(chan bool, 1)}
-	d.small = make([]byte, smallBuffer)
-	d.buffer = d.small
+	d = unused()
+	d.t = &tunnel{client: client, node: node}
+	d.from = client
+	d.to = node
+	d.dst = io.MultiWriter(node)
+	d.src.R = client
 	return d, talker, listener
 }
 
@@ -521,6 +531,15 @@ func (c *deadlines) next(t *testing.T) time.Time {
 	return at.(time.Time)
 }
 
+// endsStint tells whether a stint with a buffer of that size may last until then.
+func endsStint(until time.Time, buffer int) bool {
+	if buffer == smallBuffer {
+		return until.IsZero()
+	}
+	left := time.Until(until)
+	return left > lull/2 && left <= lull
+}
+
 func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -556,7 +575,7 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 				t.Errorf("%s: the third stay ends %s after the second", c.name, third.Sub(second))
 			}
 		}
-		if last := noted.next(t); last.IsZero() != (c.with == smallBuffer) || time.Until(last) > lull {
+		if last := noted.next(t); !endsStint(last, c.with) {
 			t.Errorf("%s: there is one stay too many, or the deadline %s is left", c.name, last)
 		}
 		if which, _ := choose(d.again, time.After(fakeRedisPatience)); which == 1 || d.src.N != c.want || len(d.buffer) != c.with {
@@ -655,27 +674,30 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		limit   time.Duration // websocket.idleTimeout
-		carried int64
-		half    bool // the other side is done
-		with    int  // bytes of the buffer then
+		carried int64         // in the time in which it was to be seen whether there is silence
+		half    bool          // the other side is done
+		with    int           // bytes of the buffer then
 		after   time.Duration
 	}{
 		{"silence", 0, 0, false, smallBuffer, 0},
-		{"it has carried", 0, 1, false, middleBuffer, lull},
+		{"little", 0, smallBuffer - 1, false, smallBuffer, 0},
+		{"it has carried", 0, smallBuffer, false, middleBuffer, lull},
 		{"silence, and idleTimeout", time.Hour, 0, false, smallBuffer, time.Hour / 3},
-		{"it has carried, and idleTimeout", time.Hour, 1, false, middleBuffer, lull},
-		{"it has carried, and a short idleTimeout", 3 * time.Second, 1, false, middleBuffer, time.Second},
+		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, middleBuffer, lull},
+		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, middleBuffer, time.Second},
 		{"the last words", 0, 0, true, middleBuffer, time.Hour},
 	} {
 		d, _, _ := direct(t)
 		noted := noteDeadlines(d)
+		d.t.plain = c.limit == 0
 		if c.limit > 0 {
 			d.t.silence = newSilence(c.limit)
 		}
+		d.fresh = true
 		d.buffer = make([]byte, middleBuffer)
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
-		d.src.N = calmFull * middleBuffer
+		d.src.N = calmBuffers * middleBuffer
 		now := time.Now()
 		if c.half {
 			d.t.half.Store(now.Add(c.after).UnixNano())
@@ -687,8 +709,12 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		if len(d.buffer) != c.with {
 			t.Errorf("%s: it has a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
 		}
-		if got := d.src.N == calmFull*middleBuffer; got != (c.with == middleBuffer) {
-			t.Errorf("%s: the next look is after %d bytes", c.name, d.src.N)
+		left := int64(calmBuffers * middleBuffer)
+		if c.with == smallBuffer {
+			left = stint
+		}
+		if d.src.N != left || d.fresh != (c.with == middleBuffer) {
+			t.Errorf("%s: the next look is after %d bytes, of a message that begins then: %v; want %d", c.name, d.src.N, d.fresh, left)
 		}
 		next := noted.next(t)
 		if early := now.Add(c.after).Sub(next); next.IsZero() != (c.after == 0) || c.after > 0 && (early > time.Millisecond || -early > c.after/2) {
@@ -705,13 +731,15 @@ func TestAMiddleBufferIsGivenBackAtTheEnd(t *testing.T) {
 	d.t.place = place
 	d.t.plain = true
 	d.buffer = make([]byte, middleBuffer)
+	d.fresh = true
 	d.err = io.EOF
 	d.src.N = 1
+	go pump(d)
 	rest(t, d)
 	over := func() bool { return waits(d) || hasEnded(d) }
 	waitFor(t, "the direction to wait for a session or end", over)
-	if len(d.buffer) != smallBuffer {
-		t.Errorf("it has a buffer of %d bytes", len(d.buffer))
+	if len(d.buffer) != smallBuffer || d.fresh {
+		t.Errorf("it has a buffer of %d bytes; its stint ends with the first byte of a message: %v", len(d.buffer), d.fresh)
 	}
 }
 
@@ -731,7 +759,6 @@ func (p *pieces) Write(b []byte) (int, error) {
 func TestAMessageLeavesInOnePiece(t *testing.T) {
 	const (
 		size    = middleBuffer / 2
-		before  = stint/size + 1 // the last one is what the look sees
 		counted = 50
 	)
 	d, talker, listener := direct(t)
@@ -740,22 +767,28 @@ func TestAMessageLeavesInOnePiece(t *testing.T) {
 	d.src.N = stint
 	go pump(d)
 	d.again <- true
-	message := make([]byte, size)
-	for i := 0; i < before+counted; i++ {
-		if i == before {
-			if got := counter.count.Load(); got != stint/smallBuffer {
-				t.Errorf("the first stint came in %d pieces, want %d", got, stint/smallBuffer)
+	carry := func(messages int) int32 {
+		counter.count.Store(0)
+		message := make([]byte, size)
+		for i := 0; i < messages; i++ {
+			if _, err := talker.Write(message); err != nil {
+				t.Fatal(err)
 			}
-			counter.count.Store(0)
+			if _, err := io.ReadFull(listener, message); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if _, err := talker.Write(message); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(listener, message); err != nil {
-			t.Fatal(err)
-		}
+		return counter.count.Load()
 	}
-	if got := counter.count.Load(); got != counted {
+	if got := carry(stint / size); got != stint/smallBuffer {
+		t.Errorf("the first stint came in %d pieces, want %d", got, stint/smallBuffer)
+	}
+	got := int32(0)
+	for i := 0; i < 3 && got != counted; i++ { // a machine that is busy may have the look see nothing
+		carry(1)
+		got = carry(counted)
+	}
+	if got != counted {
 		t.Errorf("%d messages came in %d pieces", counted, got)
 	}
 }
@@ -791,19 +824,19 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		want int64
 		with int // bytes of its buffer then; 0: it does not matter
 	}{
-		{"nothing", smallBuffer, 0, false, calmFull * smallBuffer, smallBuffer},
-		{"little", smallBuffer, smallBuffer - 1, false, calmFull * smallBuffer, smallBuffer},
-		{"just a small buffer full", smallBuffer, smallBuffer, false, calmFull * smallBuffer, smallBuffer},
-		{"a little more", smallBuffer, smallBuffer + 1, false, calmFull * middleBuffer, middleBuffer},
-		{"just a middle buffer full", smallBuffer, middleBuffer, false, calmFull * middleBuffer, middleBuffer},
+		{"nothing", smallBuffer, 0, false, 1, smallBuffer},
+		{"little, which may be the rest of more", smallBuffer, smallBuffer - 1, false, 1, smallBuffer},
+		{"just a small buffer full", smallBuffer, smallBuffer, false, calmBuffers * smallBuffer, smallBuffer},
+		{"a little more", smallBuffer, smallBuffer + 1, false, calmBuffers * middleBuffer, middleBuffer},
+		{"just a middle buffer full", smallBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
 		{"much", smallBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
 		{"a little more than the large buffer", smallBuffer, smallBuffer + largeBuffer + 1, false, stint, middleBuffer},
 		{"more than the large buffer", smallBuffer, 3 * largeBuffer, false, smallBuffer, smallBuffer},
 		{"much and the end", smallBuffer, 4 * middleBuffer, true, 0, 0},
 		{"the end", smallBuffer, 0, true, 0, 0},
-		{"nothing, after more", middleBuffer, 0, false, calmFull * middleBuffer, middleBuffer},
-		{"less, after more", middleBuffer, smallBuffer - 1, false, calmFull * middleBuffer, middleBuffer},
-		{"the same, after more", middleBuffer, middleBuffer, false, calmFull * middleBuffer, middleBuffer},
+		{"nothing, after more", middleBuffer, 0, false, 1, middleBuffer},
+		{"less, after more", middleBuffer, smallBuffer - 1, false, 1, middleBuffer},
+		{"the same, after more", middleBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
 		{"much, after more", middleBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
 	} {
 		d, talker, listener := direct(t)
@@ -817,6 +850,9 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		if next, err := look(d); next != c.want || err != nil {
 			t.Errorf("%s: the next stint has %d bytes, %v; want %d", c.name, next, err, c.want)
 		}
+		if d.fresh != (c.want == 1) {
+			t.Errorf("%s: the next stint ends with the first byte of a message: %v", c.name, d.fresh)
+		}
 		if c.with != 0 && len(d.buffer) != c.with {
 			t.Errorf("%s: it goes on with a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
 		}
@@ -829,7 +865,7 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 
 // The rest of a message does not pass for one.
 func TestALookSeesAWholeMessage(t *testing.T) {
-	for name, size := range map[string]int{"little": 1, "more": smallBuffer + 1} {
+	for name, size := range map[string]int{"little": 2, "more": smallBuffer + 2} {
 		d, talker, listener := direct(t)
 		if _, err := talker.Write(make([]byte, 1)); err != nil {
 			t.Fatal(err)
@@ -840,21 +876,41 @@ func TestALookSeesAWholeMessage(t *testing.T) {
 			looked <- err
 		}
 		go inBackground()
-		rest := make([]byte, 1+size)
-		if _, err := io.ReadFull(listener, rest[:1]); err != nil {
+		if _, err := io.ReadFull(listener, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := talker.Write(rest[1:]); err != nil {
+		if _, err := talker.Write(make([]byte, size)); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-looked; err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(listener, rest[1:]); err != nil {
-			t.Fatal(err)
-		}
 		if got := len(d.buffer) > smallBuffer; got != (size > smallBuffer) {
 			t.Errorf("%s after the rest of a message: it goes on with a buffer of %d bytes", name, len(d.buffer))
+		}
+	}
+}
+
+// Where nothing but the rest of a message comes soon, the next message is looked at.
+func TestALookWaitsForTheNextMessage(t *testing.T) {
+	for name, size := range map[string]int{"a byte": 1, "little": 2, "more": smallBuffer + 2} {
+		d, talker, _ := direct(t)
+		for _, length := range []int{1, size} {
+			if _, err := talker.Write(make([]byte, length)); err != nil {
+				t.Fatal(err)
+			}
+			d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.buffer)
+			takeStock(d)
+			if again := <-d.again; !again {
+				t.Fatalf("%s: it ends: %v", name, d.err)
+			}
+		}
+		want := smallBuffer
+		if size > smallBuffer {
+			want = middleBuffer
+		}
+		if len(d.buffer) != want || d.src.N != int64(calmBuffers*want) || d.fresh {
+			t.Errorf("%s: it goes on for %d bytes with a buffer of %d; want one of %d", name, d.src.N, len(d.buffer), want)
 		}
 	}
 }
@@ -866,8 +922,8 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		prepare func(d *direction)
 		want    int64 // bytes of the next stint; 0: none
 	}{
-		{"a little to carry", 8, func(d *direction) {}, calmFull * smallBuffer},
-		{"a little more to carry", smallBuffer + 1, func(d *direction) {}, calmFull * middleBuffer},
+		{"a little to carry", 8, func(d *direction) {}, 1},
+		{"a little more to carry", smallBuffer + 1, func(d *direction) {}, calmBuffers * middleBuffer},
 		{"much to carry", largeBuffer, func(d *direction) {}, smallBuffer},
 		{"the end", 8, func(d *direction) { d.src.N = 1 }, 0},
 		{"an error", 8, func(d *direction) { d.err = io.ErrClosedPipe }, 0},
@@ -895,7 +951,7 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 			for len(noted.set) > 0 {
 				last = noted.next(t)
 			}
-			if last.IsZero() != (len(d.buffer) == smallBuffer) || time.Until(last) > lull {
+			if !endsStint(last, len(d.buffer)) {
 				t.Errorf("%s: the deadline %s is left, with a buffer of %d bytes", c.name, last, len(d.buffer))
 			}
 		}

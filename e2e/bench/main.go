@@ -34,6 +34,7 @@ type settings struct {
 	routes []int
 
 	clients  []int // of plain requests, at a time
+	messages []int // their sizes, in bytes
 	sessions []int // idle ones
 }
 
@@ -41,13 +42,13 @@ func main() {
 	stack.ServeFastNode()
 	stack.ServeEchoNode()
 	quick := flag.Bool("quick", false, "measure a little, to see that it works")
-	only := flag.String("only", "", "measure one part: table, http, sessions, tls, prices, profile or goals (default all)")
+	only := flag.String("only", "", "measure one part: table, http, messages, sessions, tls, prices, profile or goals (default all)")
 	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
 	flag.Parse()
 	s := settings{rounds: 11, turns: 4, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
-		clients: []int{8, 32, 128}, sessions: []int{1000, 3000, 9000}}
+		clients: []int{8, 32, 128}, messages: []int{small, middle, large, bulk}, sessions: []int{1000, 3000, 9000}}
 	if *quick {
-		s = settings{rounds: 2, turns: 2, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, sessions: []int{200}}
+		s = settings{rounds: 2, turns: 2, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, messages: []int{small, large}, sessions: []int{200}}
 	}
 	if err := run(s, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -59,7 +60,7 @@ func main() {
 var parts = []struct {
 	name    string
 	measure func(g *ground, s settings, out string) error
-}{{"table", measureTable}, {"http", measureHTTP}, {"sessions", measureSessions}, {"tls", measureSecureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}, {"goals", compareWithGoals}}
+}{{"table", measureTable}, {"http", measureHTTP}, {"messages", measureMessages}, {"sessions", measureSessions}, {"tls", measureSecureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}, {"goals", compareWithGoals}}
 
 func run(s settings, only, out string) error {
 	if out == "" {
@@ -98,7 +99,7 @@ func measureAll(g *ground, s settings, only, out string) error {
 		}
 	}
 	if !done {
-		return fmt.Errorf("-only %s: there is no such part: use table, http, sessions, tls, prices, profile or goals", only)
+		return fmt.Errorf("-only %s: there is no such part: use table, http, messages, sessions, tls, prices, profile or goals", only)
 	}
 	return nil
 }

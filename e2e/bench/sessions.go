@@ -21,18 +21,19 @@ import (
 // measureSessions compares the gateways with WebSocket sessions and writes
 // sessions.md.
 func measureSessions(_ *ground, s settings, out string) error {
-	return sessionsPage(s, out, plain, "Sessions, measured", "")
+	return sessionsPage(s, out, plain, "Sessions, measured", "", handshakes, memory)
 }
 
-// measureSecureSessions does the same with clients that speak TLS, but only with so many
-// idle sessions as options are priced with, and writes tls-sessions.md.
+// measureSecureSessions does the same with clients that speak TLS, and fewer numbers of idle
+// sessions, and writes tls-sessions.md.
 func measureSecureSessions(_ *ground, s settings, out string) error {
-	s.sessions = []int{min(priced, slices.Max(s.sessions))}
-	return sessionsPage(s, out, secure, "Sessions of clients that speak TLS, measured", "tls-")
+	s.sessions = []int{slices.Max(s.sessions)}
+	s.messages = []int{small, large}
+	return sessionsPage(s, out, secure, "Sessions of clients that speak TLS, measured", "tls-", handshakes, messages, memory)
 }
 
 // sessionsPage compares the gateways with sessions, all of them configured like that.
-func sessionsPage(s settings, out string, v variant, title, prefix string) error {
+func sessionsPage(s settings, out string, v variant, title, prefix string, measures ...func(*ground, settings, *report) error) error {
 	node, err := stack.StartEchoNode()
 	if err != nil {
 		return err
@@ -46,14 +47,33 @@ func sessionsPage(s settings, out string, v variant, title, prefix string) error
 	r := g.page(title)
 	r.prefix = prefix
 	if v.secure {
-		r.line("Clients speak TLS 1.3 to the gateway, which has an ECDSA certificate (P-256), and do not resume sessions of TLS; nodes speak none.")
+		r.line("Clients speak TLS 1.3 to the gateway, which has an ECDSA certificate (P-256), and do not resume sessions of TLS; nodes speak none. What else there is to agree on (the exchange of keys, the cipher) is by each side's defaults.")
 	}
-	for _, measure := range []func(*ground, settings, *report) error{handshakes, messages, memory} {
+	for _, measure := range measures {
 		if err := measure(g, s, r); err != nil {
 			return err
 		}
 	}
 	return r.write(out, "sessions.md")
+}
+
+// measureMessages compares the gateways with the messages of sessions and writes messages.md.
+func measureMessages(_ *ground, s settings, out string) error {
+	node, err := stack.StartEchoNode()
+	if err != nil {
+		return err
+	}
+	defer node.Stop()
+	g, err := newGroundTo(node.Addr(), plain)
+	if err != nil {
+		return err
+	}
+	defer g.stop()
+	r := g.page("Messages, measured")
+	if err := messages(g, s, r); err != nil {
+		return err
+	}
+	return r.write(out, "messages.md")
 }
 
 const handshakers = 16
@@ -97,12 +117,11 @@ func messages(g *ground, s settings, r *report) error {
 	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %s. Each turn begins with one message that does not count.", talkers, runIn>>10, s.inShort())
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
-	sizes := []int{small, middle, large, bulk}
-	results, err := contest(s, g.renew, all, of(sizes, chat)...)
+	results, err := contest(s, g.renew, all, of(s.messages, chat)...)
 	if err != nil {
 		return err
 	}
-	for i, size := range sizes {
+	for i, size := range s.messages {
 		r.results(fmt.Sprintf("message.%d", size), strconv.Itoa(size), all, results[i])
 	}
 	return nil
@@ -159,12 +178,12 @@ func talk(sessions []net.Conn, size, much int) error {
 
 // Sessions that have talked have carried so much each way, in messages of that size, in
 // bytes: more than the plugin carries until it has looked how to go on, which is what may
-// leave something in memory, and messages that it lends a buffer for until there is silence
-// for 10 s.
+// leave something in memory, and messages that it has a larger buffer for until it sees that
+// there are no more, 10 to 20 s later.
 const (
-	spoken = 384 << 10
-	said   = middle
-	lull   = 12 * time.Second
+	spoken    = 384 << 10
+	said      = middle
+	forgotten = 22 * time.Second
 )
 
 // memory measures what an idle session costs.
@@ -172,7 +191,7 @@ func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked.", spoken>>10, said, lull)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked.", spoken>>10, said, forgotten)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
@@ -265,7 +284,7 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 		if err := talk(all, said, spoken); err != nil {
 			return m, g.lost(w, all, err)
 		}
-		time.Sleep(lull)
+		time.Sleep(forgotten)
 		talked, _, err := g.settle(w)
 		if err != nil {
 			return m, err
@@ -385,7 +404,7 @@ func begin(w gateway) (net.Conn, error) {
 		return nil, err
 	}
 	if w.secure {
-		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}})
 	}
 	if err := handshakeOn(c, w); err != nil {
 		c.Close()

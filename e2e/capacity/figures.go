@@ -31,7 +31,7 @@ type figure struct {
 	name, unit string
 	what       string
 	optional   bool // the page does without
-	twice      bool // it is measured with clients that speak TLS, too: see nameOf
+	alsoTLS    bool // it is measured with clients that speak TLS, too: see nameOf
 	into       func(*figures) *float64
 }
 
@@ -50,7 +50,7 @@ var wanted = []figure{
 
 // nameOf is a figure's name in figures.json.
 func (f *figures) nameOf(w figure) string {
-	if f.secure && w.twice {
+	if f.secure && w.alsoTLS {
 		return "tls-" + w.name
 	}
 	return w.name

@@ -79,8 +79,11 @@ func write(o *order, from, out string) error {
 	if m.otherwise, err = readFigures(from, !o.assumed.tls); err != nil {
 		return err
 	}
-	if err := m.check(o.players); err != nil {
-		return err
+	other := &model{measured: m.otherwise, assumed: m.assumed}
+	for _, either := range []*model{m, other} {
+		if err := either.check(o.players); err != nil {
+			return err
+		}
 	}
 	plot, err := m.plot(o)
 	if err != nil {

@@ -154,7 +154,7 @@ func (m *model) tellTLS(s *sheet, o *order, all []*need) {
 		{"memory of a session, resident", func(m *model) string { return short(m.measured.session) + " kB" }},
 		{"the same on a static Traefik route", func(m *model) string { return short(m.measured.static) + " kB" }},
 		{"CPU of a login", func(m *model) string { return short(m.measured.handshake) + " µs" }},
-		{"logins that all cores can make in a second", func(m *model) string { return whole(m.handshakes()) }},
+		{"logins that all cores of one Traefik can make in a second", func(m *model) string { return whole(m.handshakes()) }},
 		{"CPU of a player in peace, a second", func(m *model) string { return short(m.cpuPerPlayer()) + " µs" }},
 	} {
 		rows = append(rows, []string{r.what, r.of(plain), r.of(safe)})
@@ -163,7 +163,7 @@ func (m *model) tellTLS(s *sheet, o *order, all []*need) {
 		rows = append(rows, []string{"Traefiks for " + whole(float64(n.players)) + " players", whole(float64(without[i].traefiks)), whole(float64(n.traefiks))})
 	}
 	last := len(with) - 1
-	rows = append(rows, []string{"one is restarted: 99 % are back after", reached(without[last].storm, .99, without[last].stormed.players), reached(with[last].storm, .99, with[last].stormed.players)})
+	rows = append(rows, []string{"one of the last is restarted: 99 % are back after", reached(without[last].storm, .99, without[last].stormed.players), reached(with[last].storm, .99, with[last].stormed.players)})
 	s.table([]string{"", "TLS ends before", "TLS ends at Traefik"}, rows)
 }
 
@@ -245,5 +245,5 @@ func tellAssumed(s *sheet, o *order) {
 	var rows [][]string
 	o.model.VisitAll(func(f *flag.Flag) { rows = append(rows, []string{"`-" + f.Name + "`", f.Value.String(), f.Usage}) })
 	s.table([]string{"flag", "value", "meaning"}, rows)
-	s.paragraph("Not in the model: what TLS costs a plain request on a connection that is there, Traefik's access log and metrics, messages much larger than 128 B, the network, and what the nodes themselves do in a storm. CPU is taken to grow evenly with cores and sessions, and a handshake that nobody waits for to cost as much as one that somebody does.")
+	s.paragraph("Not in the model: what TLS costs plain requests, Traefik's access log and metrics, messages much larger than 128 B, the network, and what the nodes themselves do in a storm. CPU is taken to grow evenly with cores and sessions, and a handshake that nobody waits for to cost as much as one that somebody does.")
 }

@@ -32,7 +32,7 @@ type Router struct {
 	Rule        string   // such as Path(`/ws`)
 	Middlewares []string // in order; may be empty
 	Service     string   // "" is nowhere
-	TLS         bool     // for clients that speak TLS, with Traefik's own certificate, instead of all others
+	TLS         bool     // for clients that speak TLS, with Traefik's default certificate, instead of all others
 }
 
 // Game returns the usual configuration: a router for Path(`/ws`) named game

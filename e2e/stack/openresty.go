@@ -22,7 +22,7 @@ const luaModules = "/usr/lib/nginx/modules"
 var ErrNoOpenResty = errors.New("no nginx with Lua and its Redis driver")
 
 // StartOpenResty starts it, or says ErrNoOpenResty. With the paths of a certificate and
-// its key its clients have to speak TLS; empty: they must not.
+// its key its clients have to speak TLS 1.3; empty: they must speak none.
 func StartOpenResty(redisAddr, certFile, keyFile string) (*OpenResty, error) {
 	if _, err := exec.LookPath("nginx"); err != nil {
 		return nil, ErrNoOpenResty
@@ -38,7 +38,7 @@ func StartOpenResty(redisAddr, certFile, keyFile string) (*OpenResty, error) {
 	}
 	listen := "listen ADDR"
 	if certFile != "" {
-		listen = fmt.Sprintf("ssl_certificate %q;\n    ssl_certificate_key %q;\n    listen ADDR ssl", certFile, keyFile)
+		listen = fmt.Sprintf("ssl_certificate %q;\n    ssl_certificate_key %q;\n    ssl_protocols TLSv1.3;\n    listen ADDR ssl", certFile, keyFile)
 	}
 	fill := strings.NewReplacer("REDIS_HOST", host, "REDIS_PORT", port, "MODULES", luaModules, "LISTEN", listen)
 	n, err := startNginx(fill.Replace(openRestyMain), fill.Replace(openRestyHTTP))
