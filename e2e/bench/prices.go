@@ -12,14 +12,15 @@ type variant struct {
 	name      string
 	options   stack.Options
 	accessLog bool
-	secure    bool // clients speak TLS
+	secure    bool   // clients speak TLS
+	prefix    string // of the names of pages and figures
 }
 
 // plain has every option at its default.
 var plain = variant{name: "none"}
 
 // secure is the same for clients that speak TLS.
-var secure = variant{name: "TLS", secure: true}
+var secure = variant{name: "TLS", secure: true, prefix: "tls-"}
 
 // variants each have one option on, the first none.
 var variants = []variant{

@@ -21,19 +21,24 @@ import (
 // measureSessions compares the gateways with WebSocket sessions and writes
 // sessions.md.
 func measureSessions(_ *ground, s settings, out string) error {
-	return sessionsPage(s, out, plain, "Sessions, measured", "", handshakes, memory)
+	return sessionsPage(s, out, plain, "Sessions, measured", "sessions.md", handshakes, memory)
 }
 
-// measureSecureSessions does the same with clients that speak TLS, and fewer numbers of idle
-// sessions, and writes tls-sessions.md.
+// measureMessages compares them with the messages of sessions and writes messages.md.
+func measureMessages(_ *ground, s settings, out string) error {
+	return sessionsPage(s, out, plain, "Messages, measured", "messages.md", messages)
+}
+
+// measureSecureSessions compares them with sessions and messages of clients that speak TLS,
+// fewer kinds of them, and writes tls-sessions.md.
 func measureSecureSessions(_ *ground, s settings, out string) error {
 	s.sessions = []int{slices.Max(s.sessions)}
 	s.messages = []int{small, large}
-	return sessionsPage(s, out, secure, "Sessions of clients that speak TLS, measured", "tls-", handshakes, messages, memory)
+	return sessionsPage(s, out, secure, "Sessions of clients that speak TLS, measured", "sessions.md", handshakes, messages, memory)
 }
 
-// sessionsPage compares the gateways with sessions, all of them configured like that.
-func sessionsPage(s settings, out string, v variant, title, prefix string, measures ...func(*ground, settings, *report) error) error {
+// sessionsPage writes a page of comparisons of the gateways, all of them configured like that.
+func sessionsPage(s settings, out string, v variant, title, file string, measures ...func(*ground, settings, *report) error) error {
 	node, err := stack.StartEchoNode()
 	if err != nil {
 		return err
@@ -45,7 +50,7 @@ func sessionsPage(s settings, out string, v variant, title, prefix string, measu
 	}
 	defer g.stop()
 	r := g.page(title)
-	r.prefix = prefix
+	r.prefix = v.prefix
 	if v.secure {
 		r.line("Clients speak TLS 1.3 to the gateway, which has an ECDSA certificate (P-256), and do not resume sessions of TLS; nodes speak none. What else there is to agree on (the exchange of keys, the cipher) is by each side's defaults.")
 	}
@@ -54,26 +59,7 @@ func sessionsPage(s settings, out string, v variant, title, prefix string, measu
 			return err
 		}
 	}
-	return r.write(out, "sessions.md")
-}
-
-// measureMessages compares the gateways with the messages of sessions and writes messages.md.
-func measureMessages(_ *ground, s settings, out string) error {
-	node, err := stack.StartEchoNode()
-	if err != nil {
-		return err
-	}
-	defer node.Stop()
-	g, err := newGroundTo(node.Addr(), plain)
-	if err != nil {
-		return err
-	}
-	defer g.stop()
-	r := g.page("Messages, measured")
-	if err := messages(g, s, r); err != nil {
-		return err
-	}
-	return r.write(out, "messages.md")
+	return r.write(out, file)
 }
 
 const handshakers = 16
