@@ -15,9 +15,9 @@ import (
 
 // A session's buffers. Sessions are many and mostly idle, so each direction has
 // a small one of its own. One whose messages do not fit in it, each of which would take
-// several system calls and leave as several packets, has a middle one for as long as it
-// is not silent for the time of a lull. One that has much to carry borrows a large one, the
-// size of Go's own copy buffer, until it falls silent.
+// several system calls and leave as several packets, has a middle one until there is a lull.
+// One that has much to carry borrows a large one, the size of Go's own copy buffer, until it
+// falls silent.
 const (
 	smallBuffer  = 512       // bytes
 	middleBuffer = 4 * 1024  // bytes
@@ -26,17 +26,18 @@ const (
 	stint       = 64 * 1024 // bytes carried with the small buffer, or the middle one, before a look at what there is
 	calmBuffers = 512       // the same in buffers full, after a look that has found what fits: a look costs as much as some messages
 
-	// A middle buffer is given back when less than a small one full has come for so long.
-	// To be woken for that costs what it saves with a few messages.
+	// A lull is when less than a small buffer full has come for so long, or for a third of
+	// websocket.idleTimeout where that is shorter. To be woken to see that costs what a
+	// middle buffer saves with a few messages.
 	lull = 10 * time.Second
 )
 
 // A direction that has more to read at once than a middle buffer holds has much to carry. It
 // gives the large one back when it carries less than that holds for the time of quiet, which
-// is as long as it may be with the shortest websocket.idleTimeout: see silence.untold. To be woken for
-// that costs as much as some messages: one that has carried as much stays for twice as long
-// the next time, up to longQuiets times quiet, and has to carry twice as much then. What a
-// burst leaves is so held for a second, what a long stream leaves for a few.
+// is as long as it may be with the shortest websocket.idleTimeout: see silence.untold. To be
+// woken for that costs as much as some messages: one that has carried as much stays for twice
+// as long the next time, up to longQuiets times quiet, and has to carry twice as much then.
+// What a burst leaves is so held for a second, what a long stream leaves for a few.
 const (
 	quiet      = minIdleTimeout / 3
 	longQuiets = 8
@@ -177,8 +178,8 @@ type taker struct {
 
 // takeStockInTurn has stock taken of them. Like hirePumps, it knows nothing else. It does
 // itself what is quick, and what many sessions come to: it has a direction go on that was
-// only to tell whether it is silent, as stays and wake do it; and it does what stop
-// does to one that has broken, or ends after the other one. A goroutine for the latter, and
+// only to tell whether it is silent, as stays and wake do it, without its middle buffer if
+// there is a lull; and it does what stop does to one that has broken, or ends after the other one. A goroutine for the latter, and
 // its calls, were nearly a third of what a session, interpreted, throws away from its
 // handshake on; one for the former took twice the time, and of thousands at the same moment
 // the stacks stayed in memory.
