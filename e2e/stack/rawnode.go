@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -231,7 +232,8 @@ func (f *Full) Serve(handler http.Handler) error {
 }
 
 // Dials returns the local ports from which somebody is dialing the address
-// without an answer so far. It reads /proc/net/tcp.
+// without an answer so far, each once. It reads /proc/net/tcp, which the system makes
+// piece by piece: what changes meanwhile can have it list a connection twice.
 func (f *Full) Dials() ([]string, error) {
 	table, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
@@ -252,7 +254,8 @@ func (f *Full) Dials() ([]string, error) {
 			ports = append(ports, columns[1])
 		}
 	}
-	return ports, nil
+	slices.Sort(ports)
+	return slices.Compact(ports), nil
 }
 
 // synSent is /proc/net/tcp's name for the state of a connection that waits for
