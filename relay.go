@@ -113,6 +113,15 @@ type direction struct {
 	again    chan bool // whether there is another one
 }
 
+// newDirection returns one that no session has had.
+func newDirection() *direction {
+	d := &direction{again: make(chan bool, 1)}
+	d.src = &io.LimitedReader{}
+	d.small = make([]byte, smallBuffer)
+	d.buffer = d.small
+	return d
+}
+
 // maxPumps is how many directions without a session stay.
 const maxPumps = 2 * maxUshers
 
@@ -131,14 +140,8 @@ func hirePumps() {
 	var up, down *direction
 	for {
 		for len(pumps) < 2 {
-			up = &direction{again: make(chan bool, 1)}
-			up.src = &io.LimitedReader{}
-			up.small = make([]byte, smallBuffer)
-			up.buffer = up.small
-			down = &direction{again: make(chan bool, 1)}
-			down.src = &io.LimitedReader{}
-			down.small = make([]byte, smallBuffer)
-			down.buffer = down.small
+			up = newDirection()
+			down = newDirection()
 			go pump(up)
 			go pump(down)
 			pumps <- up
@@ -179,10 +182,10 @@ type taker struct {
 // takeStockInTurn has stock taken of them. Like hirePumps, it knows nothing else. It does
 // itself what is quick, and what many sessions come to: it has a direction go on that was
 // only to tell whether it is silent, as stays and wake do it, without its middle buffer if
-// there is a lull; and it does what stop does to one that has broken, or ends after the other one. A goroutine for the latter, and
-// its calls, were nearly a third of what a session, interpreted, throws away from its
-// handshake on; one for the former took twice the time, and of thousands at the same moment
-// the stacks stayed in memory.
+// there is a lull; and it does what stop does to one that has broken, or ends after the other
+// one. A goroutine for the latter, and its calls, were nearly a third of what a session,
+// interpreted, throws away from its handshake on; one for the former took twice the time, and
+// of thousands at the same moment the stacks stayed in memory.
 func takeStockInTurn() {
 	k := &taker{}
 	defer caught(k)

@@ -249,7 +249,7 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 		_, node := tcpPair(t)
 		session := &tunnel{client: client, node: node, place: enter(everybody, "breaks", 0), plain: plain}
 		for i := 0; i < 2; i++ {
-			d := unused()
+			d := newDirection()
 			go pump(d)
 			d.t = session
 			d.to = node
@@ -302,7 +302,7 @@ func TestAClientThatWasResetHasItsNodeReset(t *testing.T) {
 			if how == "TLS" {
 				node = tls.Client(node, &tls.Config{})
 			}
-			d := unused()
+			d := newDirection()
 			d.to = node
 			d.from = client
 			d.err = c.err

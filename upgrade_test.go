@@ -468,19 +468,12 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	}
 }
 
-// unused is a direction that no session has had, as hirePumps makes them.
-func unused() *direction {
-	d := &direction{src: &io.LimitedReader{}, small: make([]byte, smallBuffer), again: make(chan bool, 1)}
-	d.buffer = d.small
-	return d
-}
-
 // direct is a direction whose stint is over, from talker to listener.
 func direct(t *testing.T) (d *direction, talker, listener net.Conn) {
 	t.Helper()
 	talker, client := tcpPair(t)
 	listener, node := tcpPair(t)
-	d = unused()
+	d = newDirection()
 	d.t = &tunnel{client: client, node: node}
 	d.from = client
 	d.to = node

@@ -71,16 +71,15 @@ func write(o *order, from, out string) error {
 	if err := o.assumed.check(); err != nil {
 		return err
 	}
-	m := &model{assumed: &o.assumed}
+	m := &model{assumed: &o.assumed, otherwise: &model{assumed: &o.assumed}}
 	var err error
 	if m.measured, err = readFigures(from, o.assumed.tls); err != nil {
 		return err
 	}
-	if m.otherwise, err = readFigures(from, !o.assumed.tls); err != nil {
+	if m.otherwise.measured, err = readFigures(from, !o.assumed.tls); err != nil {
 		return err
 	}
-	other := &model{measured: m.otherwise, assumed: m.assumed}
-	for _, either := range []*model{m, other} {
+	for _, either := range []*model{m, m.otherwise} {
 		if err := either.check(o.players); err != nil {
 			return err
 		}

@@ -27,8 +27,8 @@ const balancerPorts = 64512
 // model is what is measured and what is assumed.
 type model struct {
 	measured  *figures
-	otherwise *figures // with TLS where measured is without, or the other way round
 	assumed   *assumptions
+	otherwise *model // the same with TLS where measured is without, or the other way round
 }
 
 // cpuPerPlayer is the CPU that one player costs in peace, in µs a second.

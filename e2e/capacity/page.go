@@ -133,7 +133,7 @@ func hours(d time.Duration) string {
 // tellTLS compares Traefiks that clients speak TLS to with others, whichever the rest of the
 // page is about.
 func (m *model) tellTLS(s *sheet, o *order, all []*need) {
-	other := &model{measured: m.otherwise, otherwise: m.measured, assumed: m.assumed}
+	other := m.otherwise
 	var others []*need
 	for _, players := range o.players {
 		others = append(others, other.needs(players))
