@@ -81,7 +81,7 @@ type laboratory struct {
 func newLaboratory(t *testing.T) *laboratory {
 	t.Helper()
 	l := &laboratory{}
-	node, err := stack.StartRawNode(func(c net.Conn) { l.current.Load().serve(c) })
+	node, err := stack.StartRawNodeAt("127.0.0.2:0", func(c net.Conn) { l.current.Load().serve(c) })
 	must(t, err)
 	t.Cleanup(node.Stop)
 	redis, err := stack.StartRedis(stack.RedisOptions{})

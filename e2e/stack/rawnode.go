@@ -29,7 +29,14 @@ type RawNode struct {
 // StartRawNode starts a node that gives each connection to serve, in a
 // goroutine of its own, and closes it when serve returns.
 func StartRawNode(serve func(net.Conn)) (*RawNode, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return StartRawNodeAt("127.0.0.1:0", serve)
+}
+
+// StartRawNodeAt is StartRawNode at an address, host:port. On a loopback address of
+// its own a node meets nobody who takes it for one that had the port before, as a
+// test beside this one may that dials a dead node over and over.
+func StartRawNodeAt(addr string, serve func(net.Conn)) (*RawNode, error) {
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
