@@ -210,8 +210,9 @@ func takeStockInTurn() {
 			if t.silence == nil || now.UnixNano()-t.silence.since.Load() < t.silence.most {
 				if d.carried < smallBuffer && len(d.buffer) > smallBuffer {
 					d.buffer = d.small
-					d.fresh = false
-					d.src.N = stint
+					if d.src.N > stint {
+						d.src.N = stint
+					}
 				}
 				next = time.Time{}
 				after = pause(d)
@@ -449,8 +450,9 @@ func widen(d *direction) {
 }
 
 // carryMuch carries with a large buffer for as long as that pays. It returns what look
-// returns: after silence a short stint with the small buffer, for what had much to carry
-// once is likely to have it again; else as long a one as the first.
+// returns: a short stint, for what had much to carry once is likely to have it again, after
+// silence with the small buffer; or, where not even the first stay has paid, as long a stint
+// as the first, lest one that never has enough for a stay has one after the other.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
 	quiets := 1 // how many times quiet this stay lasts
 	for {
@@ -461,13 +463,16 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 		switch {
 		case err == nil:
 			return 0, nil
+		case carried >= int64(quiets)*largeBuffer && errors.Is(err, os.ErrDeadlineExceeded):
+			quiets = longer(d.t, quiets)
 		case carried == 0:
 			d.buffer = d.small
 			return afterwards(d, smallBuffer, err)
-		case carried < int64(quiets)*largeBuffer || !errors.Is(err, os.ErrDeadlineExceeded):
+		case quiets > 1:
+			return afterwards(d, smallBuffer, err)
+		default:
 			return afterwards(d, stint, err)
 		}
-		quiets = longer(d.t, quiets)
 	}
 }
 

@@ -542,7 +542,7 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 		with int // bytes of the buffer then
 	}{
 		{"nothing", 0, false, smallBuffer, smallBuffer},
-		{"what was enough for the first", largeBuffer + middleBuffer, false, stint, middleBuffer},
+		{"what was enough for the first", largeBuffer + middleBuffer, false, smallBuffer, middleBuffer},
 		{"twice that", 2*largeBuffer + middleBuffer, true, smallBuffer, smallBuffer},
 	} {
 		d, talker, listener := direct(t)
@@ -574,6 +574,25 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 		if which, _ := choose(d.again, time.After(fakeRedisPatience)); which == 1 || d.src.N != c.want || len(d.buffer) != c.with {
 			t.Errorf("%s: the next stint has %d bytes, with a buffer of %d; want %d, %d", c.name, d.src.N, len(d.buffer), c.want, c.with)
 		}
+	}
+}
+
+// Whoever reads on after a reset sees an end in order.
+func TestAResetEndsAStayThatHasPaid(t *testing.T) {
+	d, talker, listener := direct(t)
+	const much = 3 * largeBuffer
+	if _, err := talker.Write(make([]byte, much)); err != nil {
+		t.Fatal(err)
+	}
+	d.src.N = 0
+	go takeStock(d)
+	if _, err := io.ReadFull(listener, make([]byte, much)); err != nil {
+		t.Fatal(err)
+	}
+	_ = talker.(*net.TCPConn).SetLinger(0)
+	talker.Close()
+	if !wasReset(t, listener) {
+		t.Error("the other side is told of an end in order")
 	}
 }
 
@@ -664,21 +683,26 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 }
 
 func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
+	const long = calmBuffers * middleBuffer
 	for _, c := range []struct {
 		name    string
 		limit   time.Duration // websocket.idleTimeout
 		carried int64         // in the time in which it was to be seen whether there is silence
 		half    bool          // the other side is done
+		left    int64         // bytes of the stint
 		with    int           // bytes of the buffer then
+		then    int64         // and those left
 		after   time.Duration
 	}{
-		{"silence", 0, 0, false, smallBuffer, 0},
-		{"little", 0, smallBuffer - 1, false, smallBuffer, 0},
-		{"it has carried", 0, smallBuffer, false, middleBuffer, lull},
-		{"silence, and idleTimeout", time.Hour, 0, false, smallBuffer, time.Hour / 3},
-		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, middleBuffer, lull},
-		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, middleBuffer, time.Second},
-		{"the last words", 0, 0, true, middleBuffer, time.Hour},
+		{"silence", 0, 0, false, long, smallBuffer, stint, 0},
+		{"silence, and a look is soon", 0, 0, false, smallBuffer, smallBuffer, smallBuffer, 0},
+		{"silence, and the next message is to be looked at", 0, 0, false, 1, smallBuffer, 1, 0},
+		{"little", 0, smallBuffer - 1, false, long, smallBuffer, stint, 0},
+		{"it has carried", 0, smallBuffer, false, long, middleBuffer, long, lull},
+		{"silence, and idleTimeout", time.Hour, 0, false, long, smallBuffer, stint, time.Hour / 3},
+		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, long, middleBuffer, long, lull},
+		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, long, middleBuffer, long, time.Second},
+		{"the last words", 0, 0, true, long, middleBuffer, long, time.Hour},
 	} {
 		d, _, _ := direct(t)
 		noted := noteDeadlines(d)
@@ -686,11 +710,11 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		if c.limit > 0 {
 			d.t.silence = newSilence(c.limit)
 		}
-		d.fresh = true
+		d.fresh = c.left == 1
 		d.buffer = make([]byte, middleBuffer)
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
-		d.src.N = calmBuffers * middleBuffer
+		d.src.N = c.left
 		now := time.Now()
 		if c.half {
 			d.t.half.Store(now.Add(c.after).UnixNano())
@@ -702,12 +726,8 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		if len(d.buffer) != c.with {
 			t.Errorf("%s: it has a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
 		}
-		left := int64(calmBuffers * middleBuffer)
-		if c.with == smallBuffer {
-			left = stint
-		}
-		if d.src.N != left || d.fresh != (c.with == middleBuffer) {
-			t.Errorf("%s: the next look is after %d bytes, of a message that begins then: %v; want %d", c.name, d.src.N, d.fresh, left)
+		if d.src.N != c.then || d.fresh != (c.then == 1) {
+			t.Errorf("%s: the next look is after %d bytes, of a message that begins then: %v; want %d", c.name, d.src.N, d.fresh, c.then)
 		}
 		next := noted.next(t)
 		if early := now.Add(c.after).Sub(next); next.IsZero() != (c.after == 0) || c.after > 0 && (early > time.Millisecond || -early > c.after/2) {
