@@ -76,7 +76,7 @@ func measurePrices(g *ground, s settings, out string) error {
 		all[v.name].stop()
 	}
 	for _, v := range variants {
-		m, err := idle(node.Addr(), v, "plugin", min(priced, slices.Max(s.sessions)))
+		m, err := idle(node.Addr(), v, "plugin", min(priced, slices.Max(s.sessions)), false)
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.name, err)
 		}

@@ -172,23 +172,29 @@ const (
 	forgotten = 22 * time.Second
 )
 
+// Sessions that talk carry a message of that size each way so often: slowly enough for as
+// many as there are, and often enough that the plugin keeps its larger buffer for each
+// direction.
+const talkEvery = 5 * time.Second
+
 // memory measures what an idle session costs.
 func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked.", spoken>>10, said, forgotten)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s: resident so is what it has, garbage that is not collected yet included, after as long as it takes to settle, or two minutes: talking.", spoken>>10, said, forgotten, talkEvery)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
 	}
-	r.head(columns...)
+	last := len(s.sessions) - 1
+	r.head(append(columns, fmt.Sprintf("%d, talking", s.sessions[last]))...)
 	all := g.gateways()
 	groups := make([]group, len(s.sessions))
 	for _, w := range all {
 		cells := []string{w.name}
 		for i, n := range s.sessions {
-			m, err := idle(g.node.Addr(), g.variant, w.name, n)
+			m, err := idle(g.node.Addr(), g.variant, w.name, n, i == last)
 			if err != nil {
 				return err
 			}
@@ -200,6 +206,9 @@ func memory(g *ground, s settings, r *report) error {
 			groups[i].label = fmt.Sprintf("%d sessions", n)
 			groups[i].values = append(groups[i].values, m.talked/1024)
 			m.figures(r, w)
+			if i == last {
+				cells = append(cells, kB(m.talking))
+			}
 		}
 		r.row(cells...)
 	}
@@ -209,9 +218,10 @@ func memory(g *ground, s settings, r *report) error {
 func kB(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1024) }
 
 // residence is what a gateway had resident, in bytes: without a session, and for
-// each session after their handshakes, settled, and settled after they have talked; and
-// how much of the settled one's heap is in use, which only Traefik tells.
-type residence struct{ none, after, settled, live, talked float64 }
+// each session after their handshakes, settled, settled after they have talked, and, if
+// that was wanted, while they talk; and how much of the settled one's heap is in use, which
+// only Traefik tells.
+type residence struct{ none, after, settled, live, talked, talking float64 }
 
 // figures adds the figures of a gateway's sessions; those of the most sessions stay.
 func (m residence) figures(r *report, w gateway) {
@@ -222,6 +232,9 @@ func (m residence) figures(r *report, w gateway) {
 	r.figure("session."+key+".after", m.after/1024, "kB")
 	r.figure("session."+key+".settled", m.settled/1024, "kB")
 	r.figure("session."+key+".talked", m.talked/1024, "kB")
+	if m.talking != 0 {
+		r.figure("session."+key+".talking", m.talking/1024, "kB")
+	}
 	if m.live != 0 {
 		r.figure("session."+key+".live", m.live/1024, "kB")
 	}
@@ -230,8 +243,9 @@ func (m residence) figures(r *report, w gateway) {
 	}
 }
 
-// idle measures a gateway of that name, started anew.
-func idle(node string, v variant, name string, sessions int) (m residence, err error) {
+// idle measures a gateway of that name, started anew; and, if it is to, what sessions
+// take that talk.
+func idle(node string, v variant, name string, sessions int, talking bool) (m residence, err error) {
 	g, err := newGroundTo(node, v)
 	if err != nil {
 		return m, err
@@ -279,9 +293,61 @@ func idle(node string, v variant, name string, sessions int) (m residence, err e
 			return m, g.lost(w, all, fmt.Errorf("settled again: %w", err))
 		}
 		each := func(more int) float64 { return float64(more) / float64(sessions) }
-		return residence{float64(none), each(after - none), each(settled - none), each(live - noneLive), each(talked - none)}, nil
+		m = residence{none: float64(none), after: each(after - none), settled: each(settled - none), live: each(live - noneLive), talked: each(talked - none)}
+		if talking {
+			busy, err := g.whileTalking(w, all)
+			if err != nil {
+				return m, err
+			}
+			m.talking = each(busy - none)
+		}
+		return m, nil
 	}
 	return m, errors.New("no gateway " + name)
+}
+
+// whileTalking is what a gateway has resident, in bytes, while its sessions talk.
+func (g *ground) whileTalking(w gateway, sessions []net.Conn) (int, error) {
+	if err := talk(sessions, said, spoken); err != nil {
+		return 0, g.lost(w, sessions, fmt.Errorf("before they talk: %w", err))
+	}
+	stop := keepTalking(sessions, said, talkEvery)
+	resident, _, err := g.settle(w)
+	if broken := stop(); broken != nil {
+		return 0, g.lost(w, sessions, fmt.Errorf("while they talk: %w", broken))
+	}
+	return resident, err
+}
+
+// keepTalking has each session carry a message of that size each way so often, until
+// stop is called, which returns what has gone wrong.
+func keepTalking(sessions []net.Conn, size int, every time.Duration) (stop func() error) {
+	over := make(chan struct{})
+	var all errgroup.Group
+	for i := range min(talkers, len(sessions)) {
+		all.Go(func() error {
+			message := make([]byte, size)
+			turn := time.NewTicker(every * talkers / time.Duration(len(sessions)))
+			defer turn.Stop()
+			for next := i; ; next += talkers {
+				if next >= len(sessions) {
+					next = i
+				}
+				select {
+				case <-over:
+					return nil
+				case <-turn.C:
+				}
+				if err := bounce(sessions[next], message); err != nil {
+					return fmt.Errorf("%s: %w", sessions[next].LocalAddr(), err)
+				}
+			}
+		})
+	}
+	return func() error {
+		close(over)
+		return all.Wait()
+	}
 }
 
 // lost says how many sessions have ended, which should not, and what of Traefik is known

@@ -38,10 +38,11 @@ func (m *model) cpuPerPlayer() float64 {
 }
 
 // memoryPerPlayer is the memory of one session at its largest, in bytes: what
-// the process has right before a collection, and the kernel's part of it.
+// the process has right before a collection, after a login or while it talks, and the
+// kernel's part of it.
 func (m *model) memoryPerPlayer() float64 {
 	a, f := m.assumed, m.measured
-	return 1024 * (max(f.session*(1+a.gogc/100), f.fresh) + a.kernel)
+	return 1024 * (max(f.session*(1+a.gogc/100), f.fresh, f.talking) + a.kernel)
 }
 
 // memoryOf is the memory of a Traefik with so many sessions, in bytes. Its own

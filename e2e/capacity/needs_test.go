@@ -169,10 +169,13 @@ func TestWhatGivesOutFirst(t *testing.T) {
 	}
 }
 
-// Right after the handshakes a session may have more than what Go lets the heap grow to.
-func TestGarbageOfHandshakes(t *testing.T) {
+// Right after the handshakes, or while it talks, a session may have more than what Go lets
+// the heap grow to.
+func TestASessionAtItsLargest(t *testing.T) {
 	m := with(t, "-gogc", "10")
 	near(t, "memory of a player", m.memoryPerPlayer(), 1024*(30+8))
+	m.measured.talking = 35
+	near(t, "memory of a player who talks much", m.memoryPerPlayer(), 1024*(35+8))
 }
 
 // Too little is said to be too little.
