@@ -450,9 +450,10 @@ func widen(d *direction) {
 }
 
 // carryMuch carries with a large buffer for as long as that pays. It returns what look
-// returns: a short stint, for what had much to carry once is likely to have it again, after
-// silence with the small buffer; or, where not even the first stay has paid, as long a stint
-// as the first, lest one that never has enough for a stay has one after the other.
+// returns. What had much to carry once is likely to have it again: so the next look is soon,
+// after one more small buffer full. But where the first stay already carried too little to
+// pay, the next look is as late as the first was: else a direction that always has a little
+// too little would look and stay over and over.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
 	quiets := 1 // how many times quiet this stay lasts
 	for {

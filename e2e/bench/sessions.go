@@ -172,9 +172,9 @@ const (
 	forgotten = 22 * time.Second
 )
 
-// Sessions that talk carry a message of that size each way so often: slowly enough for as
-// many as there are, and often enough that the plugin keeps its larger buffer for each
-// direction.
+// talkEvery is how often each session that talks carries a message, of as many bytes as
+// those that have talked, each way: seldom enough for the machine to keep up with the most
+// sessions, and often enough that the plugin keeps its larger buffer for each direction.
 const talkEvery = 5 * time.Second
 
 // memory measures what an idle session costs.
@@ -243,8 +243,8 @@ func (m residence) figures(r *report, w gateway) {
 	}
 }
 
-// idle measures a gateway of that name, started anew; and, if it is to, what sessions
-// take that talk.
+// idle measures a gateway of that name, started anew: sessions that are idle, and, with
+// talking, what they take while they talk.
 func idle(node string, v variant, name string, sessions int, talking bool) (m residence, err error) {
 	g, err := newGroundTo(node, v)
 	if err != nil {
