@@ -28,8 +28,11 @@ const (
 
 	// A lull is when less than a small buffer full has come for so long, or for a third of
 	// websocket.idleTimeout where that is shorter. To be woken to see that costs what a
-	// middle buffer saves with a few messages.
-	lull = 10 * time.Second
+	// middle buffer saves with a few messages, and leaves garbage: a direction that was woken
+	// in vain is left alone for twice as long the next time, up to longLulls times lull, and
+	// has to carry twice as much then.
+	lull      = 10 * time.Second
+	longLulls = 8
 )
 
 // A direction that has more to read at once than a middle buffer holds has much to carry. It
@@ -107,6 +110,7 @@ type direction struct {
 	src      *io.LimitedReader // from, until the end of the stint
 	small    []byte
 	buffer   []byte    // that it carries with in this stint: small, or a middle one
+	lulls    int       // for how many times lull it may be silent and keep a middle buffer
 	fresh    bool      // the stint ends with the first byte of a message
 	carried  int64     // in the last stint
 	err      error     // that ended it
@@ -195,7 +199,7 @@ func takeStockInTurn() {
 	var tcp *net.TCPConn
 	var ok bool
 	var now, next time.Time
-	var after time.Duration
+	var after, patience time.Duration
 	var woken bool
 	for {
 		d = <-rested
@@ -208,14 +212,28 @@ func takeStockInTurn() {
 				t.silence.since.Store(now.UnixNano())
 			}
 			if t.silence == nil || now.UnixNano()-t.silence.since.Load() < t.silence.most {
-				if d.carried < smallBuffer && len(d.buffer) > smallBuffer {
-					d.buffer = d.small
-					if d.src.N > stint {
-						d.src.N = stint
+				after = 0
+				if t.silence != nil {
+					after = t.silence.untold
+				}
+				if len(d.buffer) > smallBuffer {
+					patience = time.Duration(d.lulls) * lull
+					if d.carried < int64(d.lulls)*smallBuffer {
+						d.buffer = d.small
+						if d.src.N > stint {
+							d.src.N = stint
+						}
+					} else {
+						if d.lulls < longLulls && (after == 0 || after >= 2*patience) {
+							d.lulls *= 2
+							patience *= 2
+						}
+						if after == 0 || after > patience {
+							after = patience
+						}
 					}
 				}
 				next = time.Time{}
-				after = pause(d)
 				if after > 0 {
 					next = now.Add(after)
 				}
@@ -291,8 +309,9 @@ func pause(d *direction) time.Duration {
 	if d.t.silence != nil {
 		after = d.t.silence.untold
 	}
-	if len(d.buffer) > smallBuffer && (after == 0 || after > lull) {
-		return lull
+	patience := time.Duration(d.lulls) * lull
+	if len(d.buffer) > smallBuffer && (after == 0 || after > patience) {
+		return patience
 	}
 	return after
 }
@@ -446,6 +465,7 @@ func calm(d *direction) int64 { return calmBuffers * int64(len(d.buffer)) }
 func widen(d *direction) {
 	if len(d.buffer) == smallBuffer {
 		d.buffer = make([]byte, middleBuffer)
+		d.lulls = 1
 	}
 }
 

@@ -553,6 +553,7 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 		read := func() { _, _ = io.Copy(io.Discard, listener) }
 		go read()
 		d.src.N = 0
+		d.lulls = longLulls // as its last middle buffer has left it
 		go takeStock(d)
 		noted.next(t) // of the look before
 		first := noted.next(t)
@@ -690,19 +691,25 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		carried int64         // in the time in which it was to be seen whether there is silence
 		half    bool          // the other side is done
 		left    int64         // bytes of the stint
+		lulls   int           // for how many it could be silent
 		with    int           // bytes of the buffer then
 		then    int64         // and those left
 		after   time.Duration
 	}{
-		{"silence", 0, 0, false, long, smallBuffer, stint, 0},
-		{"silence, and a look is soon", 0, 0, false, smallBuffer, smallBuffer, smallBuffer, 0},
-		{"silence, and the next message is to be looked at", 0, 0, false, 1, smallBuffer, 1, 0},
-		{"little", 0, smallBuffer - 1, false, long, smallBuffer, stint, 0},
-		{"it has carried", 0, smallBuffer, false, long, middleBuffer, long, lull},
-		{"silence, and idleTimeout", time.Hour, 0, false, long, smallBuffer, stint, time.Hour / 3},
-		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, long, middleBuffer, long, lull},
-		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, long, middleBuffer, long, time.Second},
-		{"the last words", 0, 0, true, long, middleBuffer, long, time.Hour},
+		{"silence", 0, 0, false, long, 1, smallBuffer, stint, 0},
+		{"silence, and a look is soon", 0, 0, false, smallBuffer, 1, smallBuffer, smallBuffer, 0},
+		{"silence, and the next message is to be looked at", 0, 0, false, 1, 1, smallBuffer, 1, 0},
+		{"little", 0, smallBuffer - 1, false, long, 1, smallBuffer, stint, 0},
+		{"little for so long", 0, longLulls*smallBuffer - 1, false, long, longLulls, smallBuffer, stint, 0},
+		{"it has carried", 0, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
+		{"it goes on to carry", 0, longLulls / 2 * smallBuffer, false, long, longLulls / 2, middleBuffer, long, longLulls * lull},
+		{"it still carries", 0, longLulls * smallBuffer, false, long, longLulls, middleBuffer, long, longLulls * lull},
+		{"silence, and idleTimeout", time.Hour, 0, false, long, 1, smallBuffer, stint, time.Hour / 3},
+		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
+		{"it has carried, and an idleTimeout of just twice as long", 6 * lull, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
+		{"it has carried, and an idleTimeout of less than that", 5 * lull, smallBuffer, false, long, 1, middleBuffer, long, lull},
+		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, long, 1, middleBuffer, long, time.Second},
+		{"the last words", 0, 0, true, long, 1, middleBuffer, long, time.Hour},
 	} {
 		d, _, _ := direct(t)
 		noted := noteDeadlines(d)
@@ -712,6 +719,7 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		}
 		d.fresh = c.left == 1
 		d.buffer = make([]byte, middleBuffer)
+		d.lulls = c.lulls
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
 		d.src.N = c.left
@@ -729,9 +737,37 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		if d.src.N != c.then || d.fresh != (c.then == 1) {
 			t.Errorf("%s: the next look is after %d bytes, of a message that begins then: %v; want %d", c.name, d.src.N, d.fresh, c.then)
 		}
+		if told := time.Duration(d.lulls) * lull; len(d.buffer) > smallBuffer && !c.half && told != c.after && c.after >= lull {
+			t.Errorf("%s: it may be silent for %s; want %s", c.name, told, c.after)
+		}
 		next := noted.next(t)
 		if early := now.Add(c.after).Sub(next); next.IsZero() != (c.after == 0) || c.after > 0 && (early > time.Millisecond || -early > c.after/2) {
 			t.Errorf("%s: it is to tell next at %s; want %s after %s", c.name, next, c.after, now)
+		}
+	}
+}
+
+// After a look, too.
+func TestHowLongADirectionMayBeSilentWithItsBuffer(t *testing.T) {
+	for _, c := range []struct {
+		limit  time.Duration // websocket.idleTimeout
+		buffer int           // bytes
+		want   time.Duration
+	}{
+		{0, smallBuffer, 0},
+		{0, middleBuffer, 4 * lull},
+		{time.Hour, smallBuffer, time.Hour / 3},
+		{time.Hour, middleBuffer, 4 * lull},
+		{3 * lull, middleBuffer, lull},
+	} {
+		d, _, _ := direct(t)
+		if c.limit > 0 {
+			d.t.silence = newSilence(c.limit)
+		}
+		d.buffer = make([]byte, c.buffer)
+		d.lulls = 4
+		if got := pause(d); got != c.want {
+			t.Errorf("with %s, and %d bytes: %s, want %s", c.limit, c.buffer, got, c.want)
 		}
 	}
 }
