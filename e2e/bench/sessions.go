@@ -165,24 +165,28 @@ func talk(sessions []net.Conn, size, much int) error {
 // Sessions that have talked have carried so much each way, in messages of that size, in
 // bytes: more than the plugin carries until it has looked how to go on, which is what may
 // leave something in memory, and messages that it has a larger buffer for until it sees that
-// there are no more, 10 to 20 s later.
+// there are no more, up to 30 s later: 10 s in which there were some, and 20 s without.
 const (
 	spoken    = 384 << 10
 	said      = middle
-	forgotten = 22 * time.Second
+	forgotten = 32 * time.Second
 )
 
 // talkEvery is how often each session that talks carries a message, of as many bytes as
 // those that have talked, each way: seldom enough for the machine to keep up with the most
-// sessions, and often enough that the plugin keeps its larger buffer for each direction.
-const talkEvery = 5 * time.Second
+// sessions, and often enough that the plugin keeps its larger buffer for each direction. They
+// talk for longer than the two minutes after which Go collects garbage in any case.
+const (
+	talkEvery = 5 * time.Second
+	talkFor   = 150 * time.Second
+)
 
 // memory measures what an idle session costs.
 func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s: resident so is what it has, garbage that is not collected yet included, after as long as it takes to settle, or two minutes: talking.", spoken>>10, said, forgotten, talkEvery)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s, for %s: the most that is resident then, with what garbage is not collected yet: talking.", spoken>>10, said, forgotten, talkEvery, talkFor)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
@@ -306,17 +310,26 @@ func idle(node string, v variant, name string, sessions int, talking bool) (m re
 	return m, errors.New("no gateway " + name)
 }
 
-// whileTalking is what a gateway has resident, in bytes, while its sessions talk.
+// whileTalking is the most that a gateway has resident, in bytes, while its sessions talk.
+// Traefik is not asked to collect its garbage meanwhile.
 func (g *ground) whileTalking(w gateway, sessions []net.Conn) (int, error) {
 	if err := talk(sessions, said, spoken); err != nil {
 		return 0, g.lost(w, sessions, fmt.Errorf("before they talk: %w", err))
 	}
 	stop := keepTalking(sessions, said, talkEvery)
-	resident, _, err := g.settle(w)
-	if broken := stop(); broken != nil {
-		return 0, g.lost(w, sessions, fmt.Errorf("while they talk: %w", broken))
+	most := 0
+	for since := time.Now(); time.Since(since) < talkFor; time.Sleep(500 * time.Millisecond) {
+		resident, err := stack.Resident(w.pids()...)
+		if err != nil {
+			_ = stop()
+			return 0, err
+		}
+		most = max(most, resident)
 	}
-	return resident, err
+	if err := stop(); err != nil {
+		return 0, g.lost(w, sessions, fmt.Errorf("while they talk: %w", err))
+	}
+	return most, nil
 }
 
 // keepTalking has each session carry a message of that size each way so often, until
