@@ -24,6 +24,7 @@ const (
 	byTraefik = "Traefik's own way for a request, from the connection through its chain of handlers and back, which a static route takes too, costs more than all of nginx's, so a static route falls short of it as well: [where the time goes](profile.md)"
 	bySystem  = "both ways make the same system calls for a message, eight or nine tenths of its time; what the plugin puts around each connection to copy with little memory, and taking stock now and then, come on top; to have the system move the bytes (splice) was tried: less of Traefik's processor time for large messages, but no more of them, for a pipe, which is two descriptors and a megabyte of what a user's pipes may hold, to each direction that is busy: [where the time goes](profile.md)"
 	byStacks  = "two goroutines take 8 kB of a session: one that waits in a call of interpreted code does not fit into 2 kB, nor, with one call more around that, into 4"
+	byGarbage = "a session whose messages have 2 kB has a buffer of 4 kB for each direction while it talks, and Go lets the heap grow to twice what is live before it collects (GOGC)"
 	byNumber  = "requests for the static route beside so many routes take more processor time as well; that the processor's caches hold less of what a request looks into, and garbage collection has more to look through, is suspected, not shown"
 	byLanes   = "what is interpreted of a request costs more than lanes save of a static route's transport, its goroutines and system calls; two ways to interpret less were tried, and are no faster: a compiled client on each lane (httputil.ClientConn), which makes a buffer for each request, and to do without httputil.ReverseProxy, whose work takes longer when it is interpreted; and to have the lane used last taken first, as http.Transport does with its connections, for what the processor's caches hold, made no difference that the rounds could tell: see the rounds, the processor time beside, and [where the time goes](profile.md)"
 )
@@ -41,6 +42,7 @@ var goals = slices.Concat(
 		{what: "the same to nginx", figures: []string{"session.plugin.settled", "session.nginx.settled"}, want: 1, most: true, short: byStacks},
 		{what: "resident memory of an idle session that has talked, settled, kB", figures: []string{"session.plugin.talked"}, want: 16, enough: 20, most: true, short: byStacks},
 		{what: "the same to nginx", figures: []string{"session.plugin.talked", "session.nginx.talked"}, want: 1, most: true, short: byStacks},
+		{what: "resident memory of a session while it talks, to nginx", figures: []string{"session.plugin.talking", "session.nginx.talking"}, want: 1, most: true, short: byGarbage},
 	},
 )
 

@@ -175,10 +175,16 @@ const (
 // talkEvery is how often each session that talks carries a message, of as many bytes as
 // those that have talked, each way: seldom enough for the machine to keep up with the most
 // sessions, and often enough that the plugin keeps its larger buffer for each direction. They
-// talk for longer than the two minutes after which Go collects garbage in any case.
+// talk for longer than the two minutes after which Go collects garbage in any case; what
+// counts is the end of that, when what their first messages have left is forgotten.
+//
+// They begin in parts, for what a session carries first, to have that buffer, takes the
+// machine so long, for all of them, that the first would have given it back by then.
 const (
 	talkEvery = 5 * time.Second
 	talkFor   = 150 * time.Second
+	talkLast  = 60 * time.Second
+	talkPart  = 500
 )
 
 // memory measures what an idle session costs.
@@ -186,13 +192,13 @@ func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
 	r.line("")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s, for %s: the most that is resident then, with what garbage is not collected yet: talking.", spoken>>10, said, forgotten, talkEvery, talkFor)
+	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s, for %s: the most that is resident in the last %s, with what garbage is not collected yet, and what is live then: talking.", spoken>>10, said, forgotten, talkEvery, talkFor, talkLast)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
 	}
 	last := len(s.sessions) - 1
-	r.head(append(columns, fmt.Sprintf("%d, talking", s.sessions[last]))...)
+	r.head(append(columns, fmt.Sprintf("%d, talking", s.sessions[last]), fmt.Sprintf("%d, talking, live", s.sessions[last]))...)
 	all := g.gateways()
 	groups := make([]group, len(s.sessions))
 	for _, w := range all {
@@ -202,16 +208,12 @@ func memory(g *ground, s settings, r *report) error {
 			if err != nil {
 				return err
 			}
-			live := "–"
-			if m.live != 0 {
-				live = kB(m.live)
-			}
-			cells = append(cells, kB(m.after), kB(m.settled), live, kB(m.talked))
+			cells = append(cells, kB(m.after), kB(m.settled), kB(m.live), kB(m.talked))
 			groups[i].label = fmt.Sprintf("%d sessions", n)
 			groups[i].values = append(groups[i].values, m.talked/1024)
 			m.figures(r, w)
 			if i == last {
-				cells = append(cells, kB(m.talking))
+				cells = append(cells, kB(m.talking), kB(m.talkingLive))
 			}
 		}
 		r.row(cells...)
@@ -219,13 +221,19 @@ func memory(g *ground, s settings, r *report) error {
 	return r.bars("sessions.svg", "Memory of an idle session that has talked", "kB resident", of(all, gateway.String), groups)
 }
 
-func kB(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1024) }
+// kB tells a size; 0: it was not measured.
+func kB(bytes float64) string {
+	if bytes == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f kB", bytes/1024)
+}
 
 // residence is what a gateway had resident, in bytes: without a session, and for
 // each session after their handshakes, settled, settled after they have talked, and, if
-// that was wanted, while they talk; and how much of the settled one's heap is in use, which
-// only Traefik tells.
-type residence struct{ none, after, settled, live, talked, talking float64 }
+// that was wanted, at the most while they talk; and how much of the heap is in use when it
+// has settled, and while they talk, which only Traefik tells.
+type residence struct{ none, after, settled, live, talked, talking, talkingLive float64 }
 
 // figures adds the figures of a gateway's sessions; those of the most sessions stay.
 func (m residence) figures(r *report, w gateway) {
@@ -248,7 +256,7 @@ func (m residence) figures(r *report, w gateway) {
 }
 
 // idle measures a gateway of that name, started anew: sessions that are idle, and, with
-// talking, what they take while they talk.
+// talking, the most that they take while they talk.
 func idle(node string, v variant, name string, sessions int, talking bool) (m residence, err error) {
 	g, err := newGroundTo(node, v)
 	if err != nil {
@@ -299,37 +307,58 @@ func idle(node string, v variant, name string, sessions int, talking bool) (m re
 		each := func(more int) float64 { return float64(more) / float64(sessions) }
 		m = residence{none: float64(none), after: each(after - none), settled: each(settled - none), live: each(live - noneLive), talked: each(talked - none)}
 		if talking {
-			busy, err := g.whileTalking(w, all)
+			busy, live, err := g.whileTalking(w, all)
 			if err != nil {
 				return m, err
 			}
 			m.talking = each(busy - none)
+			if live != 0 {
+				m.talkingLive = each(live - noneLive)
+			}
 		}
 		return m, nil
 	}
 	return m, errors.New("no gateway " + name)
 }
 
-// whileTalking is the most that a gateway has resident, in bytes, while its sessions talk.
-// Traefik is not asked to collect its garbage meanwhile.
-func (g *ground) whileTalking(w gateway, sessions []net.Conn) (int, error) {
-	if err := talk(sessions, said, spoken); err != nil {
-		return 0, g.lost(w, sessions, fmt.Errorf("before they talk: %w", err))
+// whileTalking is the most that a gateway has resident, in bytes, while its sessions talk,
+// and what is in use of Traefik's heap then; 0: it is not Traefik.
+func (g *ground) whileTalking(w gateway, sessions []net.Conn) (most, live int, err error) {
+	var talking []func() error
+	stop := func() (broken error) {
+		for _, part := range talking {
+			broken = errors.Join(broken, part())
+		}
+		return broken
 	}
-	stop := keepTalking(sessions, said, talkEvery)
-	most := 0
-	for since := time.Now(); time.Since(since) < talkFor; time.Sleep(500 * time.Millisecond) {
+	for part := range slices.Chunk(sessions, talkPart) {
+		if err := talk(part, said, spoken); err != nil {
+			return 0, 0, g.lost(w, sessions, fmt.Errorf("before they talk: %w", errors.Join(err, stop())))
+		}
+		talking = append(talking, keepTalking(part, said, talkEvery))
+	}
+	if w.addr == g.traefik.Addr() {
+		if _, err := g.traefik.LiveHeap(); err != nil {
+			return 0, 0, errors.Join(err, stop())
+		}
+	}
+	time.Sleep(talkFor - talkLast)
+	for since := time.Now(); time.Since(since) < talkLast; time.Sleep(500 * time.Millisecond) {
 		resident, err := stack.Resident(w.pids()...)
 		if err != nil {
-			_ = stop()
-			return 0, err
+			return 0, 0, errors.Join(err, stop())
 		}
 		most = max(most, resident)
 	}
-	if err := stop(); err != nil {
-		return 0, g.lost(w, sessions, fmt.Errorf("while they talk: %w", err))
+	if w.addr == g.traefik.Addr() {
+		if live, err = g.traefik.LiveHeap(); err != nil {
+			return 0, 0, errors.Join(err, stop())
+		}
 	}
-	return most, nil
+	if err := stop(); err != nil {
+		return 0, 0, g.lost(w, sessions, fmt.Errorf("while they talk: %w", err))
+	}
+	return most, live, nil
 }
 
 // keepTalking has each session carry a message of that size each way so often, until
