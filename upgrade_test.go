@@ -524,7 +524,8 @@ func (c *deadlines) next(t *testing.T) time.Time {
 	return at.(time.Time)
 }
 
-// endsStint tells whether a stint with a buffer of that size may last until then.
+// endsStint tells whether a stint with a buffer of that size, which is new if it is a
+// middle one, may last until then.
 func endsStint(until time.Time, buffer int) bool {
 	if buffer == smallBuffer {
 		return until.IsZero()
@@ -706,8 +707,8 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		{"it still carries", 0, longLulls * smallBuffer, false, long, longLulls, middleBuffer, long, longLulls * lull},
 		{"silence, and idleTimeout", time.Hour, 0, false, long, 1, smallBuffer, stint, time.Hour / 3},
 		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
-		{"it has carried, and an idleTimeout of just twice as long", 6 * lull, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
-		{"it has carried, and an idleTimeout of less than that", 5 * lull, smallBuffer, false, long, 1, middleBuffer, long, lull},
+		{"it has carried, and an idleTimeout whose third is just as long", 6 * lull, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
+		{"it has carried, and an idleTimeout whose third is less than that", 5 * lull, smallBuffer, false, long, 1, middleBuffer, long, lull},
 		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, long, 1, middleBuffer, long, time.Second},
 		{"the last words", 0, 0, true, long, 1, middleBuffer, long, time.Hour},
 	} {
@@ -747,7 +748,7 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 	}
 }
 
-// After a look, too.
+// To take stock of a direction does not put it back to where its buffer was new.
 func TestHowLongADirectionMayBeSilentWithItsBuffer(t *testing.T) {
 	for _, c := range []struct {
 		limit  time.Duration // websocket.idleTimeout
@@ -764,10 +765,16 @@ func TestHowLongADirectionMayBeSilentWithItsBuffer(t *testing.T) {
 		if c.limit > 0 {
 			d.t.silence = newSilence(c.limit)
 		}
+		noted := noteDeadlines(d)
 		d.buffer = make([]byte, c.buffer)
 		d.lulls = 4
-		if got := pause(d); got != c.want {
-			t.Errorf("with %s, and %d bytes: %s, want %s", c.limit, c.buffer, got, c.want)
+		d.err = os.ErrDeadlineExceeded
+		d.src.N = 1
+		now := time.Now()
+		takeStock(d)
+		next := noted.next(t)
+		if early := now.Add(c.want).Sub(next); next.IsZero() != (c.want == 0) || c.want > 0 && (early > 0 || -early > c.want/2) {
+			t.Errorf("with %s, and %d bytes: it is to tell next at %s; want %s after %s", c.limit, c.buffer, next, c.want, now)
 		}
 	}
 }
@@ -890,6 +897,7 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 	} {
 		d, talker, listener := direct(t)
 		d.buffer = make([]byte, c.had)
+		d.lulls = 4
 		if _, err := talker.Write(make([]byte, c.size)); err != nil {
 			t.Fatal(err)
 		}
@@ -904,6 +912,9 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		}
 		if c.with != 0 && len(d.buffer) != c.with {
 			t.Errorf("%s: it goes on with a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
+		}
+		if isNew := c.had == smallBuffer; len(d.buffer) > smallBuffer && (d.lulls == 1) != isNew {
+			t.Errorf("%s: it is woken after %d lulls; its buffer is new: %v", c.name, d.lulls, isNew)
 		}
 		d.to.Close()
 		if got, err := io.ReadAll(listener); len(got) != c.size || err != nil {

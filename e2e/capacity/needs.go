@@ -39,7 +39,8 @@ func (m *model) cpuPerPlayer() float64 {
 
 // memoryPerPlayer is the memory of one session at its largest, in bytes: what
 // the process has right before a collection, after a login or while it talks, and the
-// kernel's part of it.
+// kernel's part of it. What was measured after a login or while it talks has garbage in it
+// that is Traefik's own, which ownMemory has too: that errs on the safe side.
 func (m *model) memoryPerPlayer() float64 {
 	a, f := m.assumed, m.measured
 	return 1024 * (max(f.session*(1+a.gogc/100), f.fresh, f.talking) + a.kernel)
