@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// A session's buffers. Sessions are many and mostly idle, so each direction has
-// a small one of its own. One whose messages do not fit in it, each of which would take
-// several system calls and leave as several packets, has a middle one until there is a lull.
+// A session's buffers. Sessions are many and mostly idle, so each direction has a small one
+// of its own. One whose messages do not fit in it, each of which would take several system
+// calls and leave as several packets, has a middle one in its place until there is a lull.
 // One that has much to carry borrows a large one, the size of Go's own copy buffer, until it
 // falls silent.
 const (
@@ -29,8 +29,9 @@ const (
 	// A lull is when less than a small buffer full has come for so long, or for a third of
 	// websocket.idleTimeout where that is shorter. To be woken to see that costs what a
 	// middle buffer saves with a few messages, and leaves garbage: a direction that was woken
-	// in vain is left alone for twice as long the next time, up to longLulls times lull, and
-	// has to carry twice as much then.
+	// in vain is left alone for twice as long the next time, up to longLulls times lull and
+	// no longer than that third, and has to carry twice as much then. With a new middle
+	// buffer all that begins anew.
 	lull      = 10 * time.Second
 	longLulls = 8
 )
@@ -108,21 +109,19 @@ type direction struct {
 	to, from net.Conn
 	dst      io.Writer         // to
 	src      *io.LimitedReader // from, until the end of the stint
-	small    []byte
-	buffer   []byte    // that it carries with in this stint: small, or a middle one
-	lulls    int       // for how many times lull it may be silent and keep a middle buffer
-	fresh    bool      // the stint ends with the first byte of a message
-	carried  int64     // in the last stint
-	err      error     // that ended it
-	again    chan bool // whether there is another one
+	buffer   []byte            // that it carries with in this stint: a small one or a middle one
+	lulls    int               // with a middle one: after how many times lull it is woken
+	fresh    bool              // the stint ends with the first byte of a message
+	carried  int64             // in the last stint
+	err      error             // that ended it
+	again    chan bool         // whether there is another one
 }
 
 // newDirection returns one that no session has had.
 func newDirection() *direction {
 	d := &direction{again: make(chan bool, 1)}
 	d.src = &io.LimitedReader{}
-	d.small = make([]byte, smallBuffer)
-	d.buffer = d.small
+	d.buffer = make([]byte, smallBuffer)
 	return d
 }
 
@@ -185,8 +184,8 @@ type taker struct {
 
 // takeStockInTurn has stock taken of them. Like hirePumps, it knows nothing else. It does
 // itself what is quick, and what many sessions come to: it has a direction go on that was
-// only to tell whether it is silent, as stays and wake do it, without its middle buffer if
-// there is a lull; and it does what stop does to one that has broken, or ends after the other
+// only to tell whether it is silent, as stays, pause and wake do it, without its middle buffer
+// if there is a lull; and it does what stop does to one that has broken, or ends after the other
 // one. A goroutine for the latter, and its calls, were nearly a third of what a session,
 // interpreted, throws away from its handshake on; one for the former took twice the time, and
 // of thousands at the same moment the stacks stayed in memory.
@@ -219,7 +218,7 @@ func takeStockInTurn() {
 				if len(d.buffer) > smallBuffer {
 					patience = time.Duration(d.lulls) * lull
 					if d.carried < int64(d.lulls)*smallBuffer {
-						d.buffer = d.small
+						d.buffer = make([]byte, smallBuffer)
 						if d.src.N > stint {
 							d.src.N = stint
 						}
@@ -271,7 +270,9 @@ func takeStockInTurn() {
 			everybody.mu.Unlock()
 		}
 		d.t = nil
-		d.buffer = d.small
+		if len(d.buffer) > smallBuffer {
+			d.buffer = make([]byte, smallBuffer)
+		}
 		d.fresh = false
 		if len(pumps) < maxPumps {
 			pumps <- d
@@ -487,7 +488,7 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 		case carried >= int64(quiets)*largeBuffer && errors.Is(err, os.ErrDeadlineExceeded):
 			quiets = longer(d.t, quiets)
 		case carried == 0:
-			d.buffer = d.small
+			d.buffer = make([]byte, smallBuffer)
 			return afterwards(d, smallBuffer, err)
 		case quiets > 1:
 			return afterwards(d, smallBuffer, err)
