@@ -894,6 +894,7 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		{"less, after more", middleBuffer, smallBuffer - 1, false, 1, middleBuffer},
 		{"the same, after more", middleBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
 		{"much, after more", middleBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
+		{"a little more than the large buffer, after more", middleBuffer, middleBuffer + largeBuffer + 1, false, stint, middleBuffer},
 	} {
 		d, talker, listener := direct(t)
 		d.buffer = make([]byte, c.had)
