@@ -84,7 +84,7 @@ func newFakeRedisTLS(tb testing.TB, config *tls.Config) *fakeRedis {
 	return r
 }
 
-// givenOut has the addresses of all of them so far. What is shared of a Redis outlives its
+// givenOut has the addresses of all of them so far, and those of refused. What is shared of a Redis outlives its
 // last user by a minute, so a new one at the port of one that has gone would be taken for
 // that, which refuses connections.
 var givenOut sync.Map

@@ -72,7 +72,8 @@ func get(t *testing.T, url string) (*http.Response, string) {
 	return response, string(body)
 }
 
-// refused is an address that nobody listens on.
+// refused is an address that nobody listens on, and no fake Redis will: as a Redis' it is
+// known to refuse for a minute.
 func refused(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -80,7 +81,9 @@ func refused(t *testing.T) string {
 		t.Fatal(err)
 	}
 	listener.Close()
-	return listener.Addr().String()
+	addr := listener.Addr().String()
+	givenOut.Store(addr, true)
+	return addr
 }
 
 const wgamed = "/ws?nodeName=wgamed&threadId=1&platform=dev"
