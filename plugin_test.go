@@ -72,8 +72,8 @@ func get(t *testing.T, url string) (*http.Response, string) {
 	return response, string(body)
 }
 
-// refused is an address that nobody listens on, and no fake Redis will: as a Redis' it is
-// known to refuse for a minute.
+// refused is an address that nobody listens on, and no fake Redis will: where a test has it
+// for that of a Redis, it is held to be down for a minute.
 func refused(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

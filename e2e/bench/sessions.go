@@ -187,7 +187,7 @@ const (
 	talkPart  = 500
 )
 
-// memory measures what an idle session costs.
+// memory measures what a session costs, while it is idle and while it talks.
 func memory(g *ground, s settings, r *report) error {
 	r.line("")
 	r.line("## Memory of idle sessions")
@@ -309,12 +309,10 @@ func idle(node string, v variant, name string, sessions int, talking bool) (m re
 		if talking {
 			busy, live, err := g.whileTalking(w, all)
 			if err != nil {
-				return m, err
+				return m, g.lost(w, all, err)
 			}
 			m.talking = each(busy - none)
-			if live != 0 {
-				m.talkingLive = each(live - noneLive)
-			}
+			m.talkingLive = each(live - noneLive)
 		}
 		return m, nil
 	}
@@ -324,41 +322,30 @@ func idle(node string, v variant, name string, sessions int, talking bool) (m re
 // whileTalking is the most that a gateway has resident, in bytes, while its sessions talk,
 // and what is in use of Traefik's heap then; 0: it is not Traefik.
 func (g *ground) whileTalking(w gateway, sessions []net.Conn) (most, live int, err error) {
-	var talking []func() error
-	stop := func() (broken error) {
-		for _, part := range talking {
-			broken = errors.Join(broken, part())
-		}
-		return broken
-	}
 	for part := range slices.Chunk(sessions, talkPart) {
 		if err := talk(part, said, spoken); err != nil {
-			return 0, 0, g.lost(w, sessions, fmt.Errorf("before they talk: %w", errors.Join(err, stop())))
+			return 0, 0, fmt.Errorf("before they talk: %w", err)
 		}
-		talking = append(talking, keepTalking(part, said, talkEvery))
+		stop := keepTalking(part, said, talkEvery)
+		defer func() {
+			if broken := stop(); broken != nil {
+				err = errors.Join(err, fmt.Errorf("while they talk: %w", broken))
+			}
+		}()
 	}
-	if w.addr == g.traefik.Addr() {
-		if _, err := g.traefik.LiveHeap(); err != nil {
-			return 0, 0, errors.Join(err, stop())
-		}
+	if _, err := g.liveHeap(w); err != nil { // what they have begun with is collected
+		return 0, 0, err
 	}
 	time.Sleep(talkFor - talkLast)
 	for since := time.Now(); time.Since(since) < talkLast; time.Sleep(500 * time.Millisecond) {
 		resident, err := stack.Resident(w.pids()...)
 		if err != nil {
-			return 0, 0, errors.Join(err, stop())
+			return 0, 0, err
 		}
 		most = max(most, resident)
 	}
-	if w.addr == g.traefik.Addr() {
-		if live, err = g.traefik.LiveHeap(); err != nil {
-			return 0, 0, errors.Join(err, stop())
-		}
-	}
-	if err := stop(); err != nil {
-		return 0, 0, g.lost(w, sessions, fmt.Errorf("while they talk: %w", err))
-	}
-	return most, live, nil
+	live, err = g.liveHeap(w)
+	return most, live, err
 }
 
 // keepTalking has each session carry a message of that size each way so often, until
@@ -415,13 +402,12 @@ func (g *ground) lost(w gateway, sessions []net.Conn, err error) error {
 // heap then; 0: it is not Traefik. Traefik is asked to collect its garbage, as Go does
 // every two minutes by itself, and gives back in the background what it does not need then.
 func (g *ground) settle(w gateway) (resident, live int, err error) {
-	isTraefik := w.addr == g.traefik.Addr()
 	quiet := 5 * time.Second
-	if isTraefik {
+	if w.addr == g.traefik.Addr() {
 		quiet = 25 * time.Second
-		if _, err := g.traefik.LiveHeap(); err != nil {
-			return 0, 0, err
-		}
+	}
+	if _, err := g.liveHeap(w); err != nil {
+		return 0, 0, err
 	}
 	since := time.Now()
 	for range 240 {
@@ -438,10 +424,17 @@ func (g *ground) settle(w gateway) (resident, live int, err error) {
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	if isTraefik {
-		live, err = g.traefik.LiveHeap()
-	}
+	live, err = g.liveHeap(w)
 	return resident, live, err
+}
+
+// liveHeap has Traefik collect its garbage, and is what is in use of its heap then, in
+// bytes; 0: the gateway is not Traefik.
+func (g *ground) liveHeap(w gateway) (int, error) {
+	if w.addr != g.traefik.Addr() {
+		return 0, nil
+	}
+	return g.traefik.LiveHeap()
 }
 
 // repeat runs one from so many goroutines for so many seconds and returns how
