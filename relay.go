@@ -15,12 +15,12 @@ import (
 
 // A session's buffers. Sessions are many and mostly idle, so each direction has a small one
 // of its own. One whose messages do not fit in it, each of which would take several system
-// calls and leave as several packets, has a middle one in its place until there is a lull.
-// One that has much to carry borrows a large one, the size of Go's own copy buffer, until it
-// falls silent.
+// calls and leave as several packets, has a middle one in its place until there is a lull:
+// the smallest in which they do. One that has much to carry borrows a large one, the size of
+// Go's own copy buffer, until it falls silent.
 const (
 	smallBuffer  = 512       // bytes
-	middleBuffer = 4 * 1024  // bytes
+	middleBuffer = 4864      // bytes, the largest of them: see fitting
 	largeBuffer  = 32 * 1024 // bytes
 
 	stint       = 64 * 1024 // bytes carried with the small buffer, or the middle one, before a look at what there is
@@ -451,7 +451,7 @@ func look(d *direction) (int64, error) {
 	defer largeBuffers.Put(buffer)
 	more, err := pass(d, buffer)
 	if more > 0 {
-		widen(d)
+		widen(d, n+more)
 	}
 	if err != nil || n+more <= middleBuffer {
 		return afterwards(d, calm(d), err)
@@ -462,11 +462,26 @@ func look(d *direction) (int64, error) {
 // calm is how long the stint is after a look that has found what fits the buffer.
 func calm(d *direction) int64 { return calmBuffers * int64(len(d.buffer)) }
 
-// widen gives a direction a middle buffer, if it has a small one.
-func widen(d *direction) {
-	if len(d.buffer) == smallBuffer {
-		d.buffer = make([]byte, middleBuffer)
+// widen gives a direction a middle buffer for what does not fit in the one that it has,
+// unless that is the largest.
+func widen(d *direction, size int) {
+	if wider := fitting(size); wider > len(d.buffer) {
+		d.buffer = make([]byte, wider)
 		d.lulls = 1
+	}
+}
+
+// fitting is the size of the middle buffer for so many bytes, or of the largest. Messages of
+// one, two or four kilobytes are usual, and have the head of a WebSocket's frame before them;
+// each is a size that Go's allocator has.
+func fitting(size int) int {
+	switch {
+	case size <= 1152:
+		return 1152
+	case size <= 2304:
+		return 2304
+	default:
+		return middleBuffer
 	}
 }
 

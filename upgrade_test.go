@@ -439,7 +439,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, middleBuffer + 1, stint - 1, stint, stint + 1, calmBuffers*middleBuffer + 1, 8 << 20, 3, smallBuffer} {
+	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, fitting(1) + 1, middleBuffer + 1, stint - 1, stint, stint + 1, calmBuffers*middleBuffer + 1, 8 << 20, 3, smallBuffer} {
 		sent := make([]byte, size)
 		for i := 0; i < len(sent); i += 251 {
 			sent[i] = byte(i)
@@ -814,7 +814,7 @@ func (p *pieces) Write(b []byte) (int, error) {
 // What is larger than the small buffer leaves in one piece, once a look has seen it.
 func TestAMessageLeavesInOnePiece(t *testing.T) {
 	const (
-		size    = middleBuffer / 2
+		size    = 2 * 1024
 		counted = 50
 	)
 	d, talker, listener := direct(t)
@@ -872,6 +872,12 @@ func TestAPanicWhileStockIsTakenEndsTheSession(t *testing.T) {
 }
 
 func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
+	const frameHead = 14 // at the most: RFC 6455, section 5.2
+	kilobyte := fitting(1024 + frameHead)
+	two := fitting(2*1024 + frameHead)
+	if four := fitting(4*1024 + frameHead); kilobyte >= two || two >= four || kilobyte < 1024+frameHead || two < 2*1024+frameHead || four < 4*1024+frameHead {
+		t.Errorf("messages of 1, 2 and 4 kB have buffers of %d, %d and %d bytes", kilobyte, two, four)
+	}
 	for _, c := range []struct {
 		name string
 		had  int // bytes of its buffer before
@@ -883,8 +889,12 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		{"nothing", smallBuffer, 0, false, 1, smallBuffer},
 		{"little, which may be the rest of more", smallBuffer, smallBuffer - 1, false, 1, smallBuffer},
 		{"just a small buffer full", smallBuffer, smallBuffer, false, calmBuffers * smallBuffer, smallBuffer},
-		{"a little more", smallBuffer, smallBuffer + 1, false, calmBuffers * middleBuffer, middleBuffer},
-		{"just a middle buffer full", smallBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
+		{"a little more", smallBuffer, smallBuffer + 1, false, int64(calmBuffers * kilobyte), kilobyte},
+		{"just the least middle buffer full", smallBuffer, kilobyte, false, int64(calmBuffers * kilobyte), kilobyte},
+		{"a little more than that", smallBuffer, kilobyte + 1, false, int64(calmBuffers * two), two},
+		{"just the next one full", smallBuffer, two, false, int64(calmBuffers * two), two},
+		{"a little more than that one", smallBuffer, two + 1, false, calmBuffers * middleBuffer, middleBuffer},
+		{"just the largest middle buffer full", smallBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
 		{"much", smallBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
 		{"a little more than the large buffer", smallBuffer, smallBuffer + largeBuffer + 1, false, stint, middleBuffer},
 		{"more than the large buffer", smallBuffer, 3 * largeBuffer, false, smallBuffer, smallBuffer},
@@ -892,6 +902,10 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		{"the end", smallBuffer, 0, true, 0, 0},
 		{"nothing, after more", middleBuffer, 0, false, 1, middleBuffer},
 		{"less, after more", middleBuffer, smallBuffer - 1, false, 1, middleBuffer},
+		{"the same, after a kilobyte", kilobyte, kilobyte, false, int64(calmBuffers * kilobyte), kilobyte},
+		{"more, after a kilobyte", kilobyte, kilobyte + 1, false, int64(calmBuffers * two), two},
+		{"four, after a kilobyte", kilobyte, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
+		{"a kilobyte, after two", two, kilobyte, false, 1, two},
 		{"the same, after more", middleBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
 		{"much, after more", middleBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
 		{"a little more than the large buffer, after more", middleBuffer, middleBuffer + largeBuffer + 1, false, stint, middleBuffer},
@@ -914,7 +928,7 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 		if c.with != 0 && len(d.buffer) != c.with {
 			t.Errorf("%s: it goes on with a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
 		}
-		if isNew := c.had == smallBuffer; len(d.buffer) > smallBuffer && (d.lulls == 1) != isNew {
+		if isNew := len(d.buffer) > c.had; len(d.buffer) > smallBuffer && (d.lulls == 1) != isNew {
 			t.Errorf("%s: it is woken after %d lulls; its buffer is new: %v", c.name, d.lulls, isNew)
 		}
 		d.to.Close()
@@ -968,7 +982,7 @@ func TestALookWaitsForTheNextMessage(t *testing.T) {
 		}
 		want := smallBuffer
 		if size > smallBuffer {
-			want = middleBuffer
+			want = fitting(size)
 		}
 		if len(d.buffer) != want || d.src.N != int64(calmBuffers*want) || d.fresh {
 			t.Errorf("%s: it goes on for %d bytes with a buffer of %d; want one of %d", name, d.src.N, len(d.buffer), want)
@@ -984,7 +998,7 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		want    int64 // bytes of the next stint; 0: none
 	}{
 		{"a little to carry", 8, func(d *direction) {}, 1},
-		{"a little more to carry", smallBuffer + 1, func(d *direction) {}, calmBuffers * middleBuffer},
+		{"a little more to carry", smallBuffer + 1, func(d *direction) {}, int64(calmBuffers * fitting(smallBuffer+1))},
 		{"much to carry", largeBuffer, func(d *direction) {}, smallBuffer},
 		{"the end", 8, func(d *direction) { d.src.N = 1 }, 0},
 		{"an error", 8, func(d *direction) { d.err = io.ErrClosedPipe }, 0},
