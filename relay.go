@@ -16,12 +16,18 @@ import (
 // A session's buffers. Sessions are many and mostly idle, so each direction has a small one
 // of its own. One whose messages do not fit in it, each of which would take several system
 // calls and leave as several packets, has a middle one in its place until there is a lull:
-// the smallest in which they do. One that has much to carry borrows a large one, the size of
-// Go's own copy buffer, until it falls silent.
+// the smallest that holds the message that was looked at. Larger ones go in pieces until a
+// look meets one. A direction that has much to carry borrows a large one, the size of Go's own
+// copy buffer, until it falls silent.
 const (
-	smallBuffer  = 512       // bytes
-	middleBuffer = 4864      // bytes, the largest of them: see fitting
-	largeBuffer  = 32 * 1024 // bytes
+	smallBuffer = 512       // bytes
+	largeBuffer = 32 * 1024 // bytes
+
+	// Middle buffers, in bytes: Go's allocator has these sizes next above 1, 2 and 4 kB, which
+	// leaves room for the head of a WebSocket's frame.
+	middle1k = 1152
+	middle2k = 2304
+	middle4k = 4864
 
 	stint       = 64 * 1024 // bytes carried with the small buffer, or the middle one, before a look at what there is
 	calmBuffers = 512       // the same in buffers full, after a look that has found what fits: a look costs as much as some messages
@@ -36,7 +42,7 @@ const (
 	longLulls = 8
 )
 
-// A direction that has more to read at once than a middle buffer holds has much to carry. It
+// A direction that has more to read at once than a middle buffer may hold has much to carry. It
 // gives the large one back when it carries less than that holds for the time of quiet, which
 // is as long as it may be with the shortest websocket.idleTimeout: see silence.untold. To be
 // woken for that costs as much as some messages: one that has carried as much stays for twice
@@ -427,15 +433,17 @@ func saidDone(d *direction) bool {
 var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, largeBuffer) }}
 
 // look sees after a stint how much the direction has to carry. If what it reads next is more
-// than a small buffer full, it has a middle one until there is a lull; if it is more than
-// that, too, it carries on with a large one. It returns how long the next stint with the small
-// buffer, or the middle one, is; 0: there is none. What comes first after a stint may be the
-// rest of a message; where nothing else comes soon, the next look is at the next message.
+// than its buffer full, it has a middle one that holds it until there is a lull; if it is more
+// than the largest of these does, it carries on with a large one. It returns how long the next
+// stint with the small buffer, or the middle one, is; 0: there is none. What comes first after
+// a stint may be the rest of a message; where nothing else comes soon, or it fills the buffer,
+// the next look is at the next message, the first byte of which that stint carries.
 func look(d *direction) (int64, error) {
 	fresh := d.fresh
 	d.fresh = false
 	wake(d, quiet)
 	n, err := pass(d, d.buffer)
+	rest := !fresh && n == len(d.buffer)
 	if err == nil && n < len(d.buffer) && !fresh {
 		n, err = pass(d, d.buffer)
 	}
@@ -450,10 +458,16 @@ func look(d *direction) (int64, error) {
 	//lint:ignore SA6002 a pointer to the slice costs more than it saves, interpreted
 	defer largeBuffers.Put(buffer)
 	more, err := pass(d, buffer)
-	if more > 0 {
-		widen(d, n+more)
+	size := n + more
+	if fresh {
+		size++
 	}
-	if err != nil || n+more <= middleBuffer {
+	if rest && size <= middle4k && (err == nil || mayGoOn(d.t, err)) {
+		d.fresh = true
+		return 1, nil
+	}
+	widen(d, size)
+	if err != nil || size <= middle4k {
 		return afterwards(d, calm(d), err)
 	}
 	return carryMuch(d, buffer)
@@ -462,26 +476,20 @@ func look(d *direction) (int64, error) {
 // calm is how long the stint is after a look that has found what fits the buffer.
 func calm(d *direction) int64 { return calmBuffers * int64(len(d.buffer)) }
 
-// widen gives a direction a middle buffer for what does not fit in the one that it has,
-// unless that is the largest.
+// widen gives a direction a middle buffer for so many bytes, the largest for more, if they do
+// not fit in the buffer that it has.
 func widen(d *direction, size int) {
-	if wider := fitting(size); wider > len(d.buffer) {
-		d.buffer = make([]byte, wider)
-		d.lulls = 1
+	if size <= len(d.buffer) || len(d.buffer) == middle4k {
+		return
 	}
-}
-
-// fitting is the size of the middle buffer for so many bytes, or of the largest. Messages of
-// one, two or four kilobytes are usual, and have the head of a WebSocket's frame before them;
-// each is a size that Go's allocator has.
-func fitting(size int) int {
+	d.lulls = 1
 	switch {
-	case size <= 1152:
-		return 1152
-	case size <= 2304:
-		return 2304
+	case size <= middle1k:
+		d.buffer = make([]byte, middle1k)
+	case size <= middle2k:
+		d.buffer = make([]byte, middle2k)
 	default:
-		return middleBuffer
+		d.buffer = make([]byte, middle4k)
 	}
 }
 

@@ -439,7 +439,7 @@ func TestASessionCarriesMuchAndLittle(t *testing.T) {
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, fitting(1) + 1, middleBuffer + 1, stint - 1, stint, stint + 1, calmBuffers*middleBuffer + 1, 8 << 20, 3, smallBuffer} {
+	for _, size := range []int{1, 100, smallBuffer, smallBuffer + 1, middle1k + 1, middle4k + 1, stint - 1, stint, stint + 1, calmBuffers*middle4k + 1, 8 << 20, 3, smallBuffer} {
 		sent := make([]byte, size)
 		for i := 0; i < len(sent); i += 251 {
 			sent[i] = byte(i)
@@ -543,8 +543,8 @@ func TestADirectionThatCarriesMuchStaysLonger(t *testing.T) {
 		with int // bytes of the buffer then
 	}{
 		{"nothing", 0, false, smallBuffer, smallBuffer},
-		{"what was enough for the first", largeBuffer + middleBuffer, false, smallBuffer, middleBuffer},
-		{"twice that", 2*largeBuffer + middleBuffer, true, smallBuffer, smallBuffer},
+		{"what was enough for the first", largeBuffer + middle4k, false, smallBuffer, middle4k},
+		{"twice that", 2*largeBuffer + middle4k, true, smallBuffer, smallBuffer},
 	} {
 		d, talker, listener := direct(t)
 		noted := noteDeadlines(d)
@@ -685,7 +685,8 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 }
 
 func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
-	const long = calmBuffers * middleBuffer
+	const long = calmBuffers * middle4k
+	const least = calmBuffers * middle1k
 	for _, c := range []struct {
 		name    string
 		limit   time.Duration // websocket.idleTimeout
@@ -702,15 +703,17 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		{"silence, and the next message is to be looked at", 0, 0, false, 1, 1, smallBuffer, 1, 0},
 		{"little", 0, smallBuffer - 1, false, long, 1, smallBuffer, stint, 0},
 		{"little for so long", 0, longLulls*smallBuffer - 1, false, long, longLulls, smallBuffer, stint, 0},
-		{"it has carried", 0, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
-		{"it goes on to carry", 0, longLulls / 2 * smallBuffer, false, long, longLulls / 2, middleBuffer, long, longLulls * lull},
-		{"it still carries", 0, longLulls * smallBuffer, false, long, longLulls, middleBuffer, long, longLulls * lull},
+		{"it has carried", 0, smallBuffer, false, long, 1, middle4k, long, 2 * lull},
+		{"it goes on to carry", 0, longLulls / 2 * smallBuffer, false, long, longLulls / 2, middle4k, long, longLulls * lull},
+		{"it still carries", 0, longLulls * smallBuffer, false, long, longLulls, middle4k, long, longLulls * lull},
 		{"silence, and idleTimeout", time.Hour, 0, false, long, 1, smallBuffer, stint, time.Hour / 3},
-		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
-		{"it has carried, and an idleTimeout whose third is just as long", 6 * lull, smallBuffer, false, long, 1, middleBuffer, long, 2 * lull},
-		{"it has carried, and an idleTimeout whose third is less than that", 5 * lull, smallBuffer, false, long, 1, middleBuffer, long, lull},
-		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, long, 1, middleBuffer, long, time.Second},
-		{"the last words", 0, 0, true, long, 1, middleBuffer, long, time.Hour},
+		{"it has carried, and idleTimeout", time.Hour, smallBuffer, false, long, 1, middle4k, long, 2 * lull},
+		{"it has carried, and an idleTimeout whose third is just as long", 6 * lull, smallBuffer, false, long, 1, middle4k, long, 2 * lull},
+		{"it has carried, and an idleTimeout whose third is less than that", 5 * lull, smallBuffer, false, long, 1, middle4k, long, lull},
+		{"it has carried, and a short idleTimeout", 3 * time.Second, smallBuffer, false, long, 1, middle4k, long, time.Second},
+		{"the last words", 0, 0, true, long, 1, middle4k, long, time.Hour},
+		{"silence, with a middle buffer of 1 kB", 0, 0, false, least, 1, smallBuffer, stint, 0},
+		{"it has carried, with a middle buffer of 1 kB", 0, smallBuffer, false, least, 1, middle1k, least, 2 * lull},
 	} {
 		d, _, _ := direct(t)
 		noted := noteDeadlines(d)
@@ -719,7 +722,10 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 			d.t.silence = newSilence(c.limit)
 		}
 		d.fresh = c.left == 1
-		d.buffer = make([]byte, middleBuffer)
+		d.buffer = make([]byte, middle4k)
+		if c.left == least {
+			d.buffer = make([]byte, middle1k)
+		}
 		d.lulls = c.lulls
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
@@ -756,10 +762,11 @@ func TestHowLongADirectionMayBeSilentWithItsBuffer(t *testing.T) {
 		want   time.Duration
 	}{
 		{0, smallBuffer, 0},
-		{0, middleBuffer, 4 * lull},
+		{0, middle1k, 4 * lull},
+		{0, middle4k, 4 * lull},
 		{time.Hour, smallBuffer, time.Hour / 3},
-		{time.Hour, middleBuffer, 4 * lull},
-		{3 * lull, middleBuffer, lull},
+		{time.Hour, middle4k, 4 * lull},
+		{3 * lull, middle4k, lull},
 	} {
 		d, _, _ := direct(t)
 		if c.limit > 0 {
@@ -786,7 +793,7 @@ func TestAMiddleBufferIsGivenBackAtTheEnd(t *testing.T) {
 	defer leave(everybody, place)
 	d.t.place = place
 	d.t.plain = true
-	d.buffer = make([]byte, middleBuffer)
+	d.buffer = make([]byte, middle1k)
 	d.fresh = true
 	d.err = io.EOF
 	d.src.N = 1
@@ -811,41 +818,42 @@ func (p *pieces) Write(b []byte) (int, error) {
 	return p.to.Write(b)
 }
 
-// What is larger than the small buffer leaves in one piece, once a look has seen it.
+// What is larger than the small buffer leaves in one piece, once a look has seen it, and not
+// only what was left of it when the look came by.
 func TestAMessageLeavesInOnePiece(t *testing.T) {
-	const (
-		size    = 2 * 1024
-		counted = 50
-	)
-	d, talker, listener := direct(t)
-	counter := &pieces{to: d.to}
-	d.dst = counter
-	d.src.N = stint
-	go pump(d)
-	d.again <- true
-	carry := func(messages int) int32 {
-		counter.count.Store(0)
-		message := make([]byte, size)
-		for i := 0; i < messages; i++ {
-			if _, err := talker.Write(message); err != nil {
-				t.Fatal(err)
+	for _, size := range []int{2 * 1024, 2500} {
+		d, talker, listener := direct(t)
+		counter := &pieces{to: d.to}
+		d.dst = counter
+		d.src.N = stint
+		go pump(d)
+		d.again <- true
+		carry := func(messages int) int {
+			counter.count.Store(0)
+			message := make([]byte, size)
+			for i := 0; i < messages; i++ {
+				if _, err := talker.Write(message); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(listener, message); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if _, err := io.ReadFull(listener, message); err != nil {
-				t.Fatal(err)
-			}
+			return int(counter.count.Load())
 		}
-		return counter.count.Load()
-	}
-	if got := carry(stint / size); got != stint/smallBuffer {
-		t.Errorf("the first stint came in %d pieces, want %d", got, stint/smallBuffer)
-	}
-	got := int32(0)
-	for i := 0; i < 3 && got != counted; i++ { // a machine that is busy may have the look see nothing
-		carry(1)
-		got = carry(counted)
-	}
-	if got != counted {
-		t.Errorf("%d messages came in %d pieces", counted, got)
+		first := stint / size
+		if got, want := carry(first), first*((size+smallBuffer-1)/smallBuffer); got != want {
+			t.Errorf("of %d bytes: the first stint came in %d pieces, want %d", size, got, want)
+		}
+		const counted = 50
+		got := 0
+		for i := 0; i < 4 && got != counted; i++ { // a machine that is busy may have the look see nothing
+			carry(1)
+			got = carry(counted)
+		}
+		if got != counted {
+			t.Errorf("of %d bytes: %d messages came in %d pieces", size, counted, got)
+		}
 	}
 }
 
@@ -872,48 +880,55 @@ func TestAPanicWhileStockIsTakenEndsTheSession(t *testing.T) {
 }
 
 func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
-	const frameHead = 14 // at the most: RFC 6455, section 5.2
-	kilobyte := fitting(1024 + frameHead)
-	two := fitting(2*1024 + frameHead)
-	if four := fitting(4*1024 + frameHead); kilobyte >= two || two >= four || kilobyte < 1024+frameHead || two < 2*1024+frameHead || four < 4*1024+frameHead {
-		t.Errorf("messages of 1, 2 and 4 kB have buffers of %d, %d and %d bytes", kilobyte, two, four)
-	}
 	for _, c := range []struct {
-		name string
-		had  int // bytes of its buffer before
-		size int
-		ends bool
-		want int64
-		with int // bytes of its buffer then; 0: it does not matter
+		name  string
+		had   int  // bytes of its buffer before
+		fresh bool // what there is begins with a byte that has been carried
+		size  int  // with that byte
+		ends  bool
+		want  int64
+		with  int // bytes of its buffer then; 0: it does not matter
 	}{
-		{"nothing", smallBuffer, 0, false, 1, smallBuffer},
-		{"little, which may be the rest of more", smallBuffer, smallBuffer - 1, false, 1, smallBuffer},
-		{"just a small buffer full", smallBuffer, smallBuffer, false, calmBuffers * smallBuffer, smallBuffer},
-		{"a little more", smallBuffer, smallBuffer + 1, false, int64(calmBuffers * kilobyte), kilobyte},
-		{"just the least middle buffer full", smallBuffer, kilobyte, false, int64(calmBuffers * kilobyte), kilobyte},
-		{"a little more than that", smallBuffer, kilobyte + 1, false, int64(calmBuffers * two), two},
-		{"just the next one full", smallBuffer, two, false, int64(calmBuffers * two), two},
-		{"a little more than that one", smallBuffer, two + 1, false, calmBuffers * middleBuffer, middleBuffer},
-		{"just the largest middle buffer full", smallBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
-		{"much", smallBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
-		{"a little more than the large buffer", smallBuffer, smallBuffer + largeBuffer + 1, false, stint, middleBuffer},
-		{"more than the large buffer", smallBuffer, 3 * largeBuffer, false, smallBuffer, smallBuffer},
-		{"much and the end", smallBuffer, 4 * middleBuffer, true, 0, 0},
-		{"the end", smallBuffer, 0, true, 0, 0},
-		{"nothing, after more", middleBuffer, 0, false, 1, middleBuffer},
-		{"less, after more", middleBuffer, smallBuffer - 1, false, 1, middleBuffer},
-		{"the same, after a kilobyte", kilobyte, kilobyte, false, int64(calmBuffers * kilobyte), kilobyte},
-		{"more, after a kilobyte", kilobyte, kilobyte + 1, false, int64(calmBuffers * two), two},
-		{"four, after a kilobyte", kilobyte, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
-		{"a kilobyte, after two", two, kilobyte, false, 1, two},
-		{"the same, after more", middleBuffer, middleBuffer, false, calmBuffers * middleBuffer, middleBuffer},
-		{"much, after more", middleBuffer, middleBuffer + 1, false, smallBuffer, smallBuffer},
-		{"a little more than the large buffer, after more", middleBuffer, middleBuffer + largeBuffer + 1, false, stint, middleBuffer},
+		{"nothing", smallBuffer, false, 0, false, 1, smallBuffer},
+		{"little, which may be the rest of more", smallBuffer, false, smallBuffer - 1, false, 1, smallBuffer},
+		{"just a small buffer full, which may be the rest", smallBuffer, false, smallBuffer, false, 1, smallBuffer},
+		{"more than that, which may be the rest", smallBuffer, false, middle1k, false, 1, smallBuffer},
+		{"just the largest middle buffer full, which may be the rest", smallBuffer, false, middle4k, false, 1, smallBuffer},
+		{"a message of a byte", smallBuffer, true, 1, false, calmBuffers * smallBuffer, smallBuffer},
+		{"just a small buffer full", smallBuffer, true, smallBuffer, false, calmBuffers * smallBuffer, smallBuffer},
+		{"a byte more", smallBuffer, true, smallBuffer + 1, false, calmBuffers * middle1k, middle1k},
+		{"just a middle buffer of 1 kB full", smallBuffer, true, middle1k, false, calmBuffers * middle1k, middle1k},
+		{"a byte more than 1 kB", smallBuffer, true, middle1k + 1, false, calmBuffers * middle2k, middle2k},
+		{"just a middle buffer of 2 kB full", smallBuffer, true, middle2k, false, calmBuffers * middle2k, middle2k},
+		{"a byte more than 2 kB", smallBuffer, true, middle2k + 1, false, calmBuffers * middle4k, middle4k},
+		{"just a middle buffer of 4 kB full", smallBuffer, true, middle4k, false, calmBuffers * middle4k, middle4k},
+		{"much", smallBuffer, false, middle4k + 1, false, smallBuffer, smallBuffer},
+		{"much, from its first byte on", smallBuffer, true, middle4k + 1, false, smallBuffer, smallBuffer},
+		{"a little more than the large buffer", smallBuffer, false, smallBuffer + largeBuffer + 1, false, stint, middle4k},
+		{"more than the large buffer", smallBuffer, false, 3 * largeBuffer, false, smallBuffer, smallBuffer},
+		{"much and the end", smallBuffer, false, 4 * middle4k, true, 0, 0},
+		{"the end", smallBuffer, false, 0, true, 0, 0},
+		{"a buffer full and the end", smallBuffer, false, smallBuffer, true, 0, 0},
+		{"nothing, after more", middle4k, false, 0, false, 1, middle4k},
+		{"less, after more", middle4k, false, smallBuffer - 1, false, 1, middle4k},
+		{"less, from its first byte on, after more", middle4k, true, smallBuffer, false, calmBuffers * middle4k, middle4k},
+		{"the same, after 1 kB", middle1k, true, middle1k, false, calmBuffers * middle1k, middle1k},
+		{"a byte more, after 1 kB", middle1k, true, middle1k + 1, false, calmBuffers * middle2k, middle2k},
+		{"4 kB, after 1 kB", middle1k, true, middle4k, false, calmBuffers * middle4k, middle4k},
+		{"1 kB, after 2 kB", middle2k, true, middle1k, false, calmBuffers * middle2k, middle2k},
+		{"the same, after more", middle4k, true, middle4k, false, calmBuffers * middle4k, middle4k},
+		{"much, after more", middle4k, false, middle4k + 1, false, smallBuffer, smallBuffer},
+		{"a little more than the large buffer, after more", middle4k, false, middle4k + largeBuffer + 1, false, stint, middle4k},
 	} {
 		d, talker, listener := direct(t)
 		d.buffer = make([]byte, c.had)
 		d.lulls = 4
-		if _, err := talker.Write(make([]byte, c.size)); err != nil {
+		d.fresh = c.fresh
+		toCome := c.size
+		if c.fresh {
+			toCome--
+		}
+		if _, err := talker.Write(make([]byte, toCome)); err != nil {
 			t.Fatal(err)
 		}
 		if c.ends {
@@ -932,8 +947,8 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 			t.Errorf("%s: it is woken after %d lulls; its buffer is new: %v", c.name, d.lulls, isNew)
 		}
 		d.to.Close()
-		if got, err := io.ReadAll(listener); len(got) != c.size || err != nil {
-			t.Errorf("%s: %d bytes were carried, %v; want %d", c.name, len(got), err, c.size)
+		if got, err := io.ReadAll(listener); len(got) != toCome || err != nil {
+			t.Errorf("%s: %d bytes were carried, %v; want %d", c.name, len(got), err, toCome)
 		}
 	}
 }
@@ -966,26 +981,32 @@ func TestALookSeesAWholeMessage(t *testing.T) {
 	}
 }
 
-// Where nothing but the rest of a message comes soon, the next message is looked at.
+// Where nothing but the rest of a message comes soon, the next message is looked at, and all
+// of it counts.
 func TestALookWaitsForTheNextMessage(t *testing.T) {
-	for name, size := range map[string]int{"a byte": 1, "little": 2, "more": smallBuffer + 2} {
-		d, talker, _ := direct(t)
-		for _, length := range []int{1, size} {
-			if _, err := talker.Write(make([]byte, length)); err != nil {
-				t.Fatal(err)
+	for _, c := range []struct{ size, want int }{
+		{1, smallBuffer},
+		{2, smallBuffer},
+		{smallBuffer, smallBuffer},
+		{smallBuffer + 1, middle1k},
+		{middle1k + 1, middle2k},
+		{middle2k + 1, middle4k},
+	} {
+		for _, rest := range []int{1, smallBuffer, middle1k} {
+			d, talker, _ := direct(t)
+			for _, length := range []int{rest, c.size} {
+				if _, err := talker.Write(make([]byte, length)); err != nil {
+					t.Fatal(err)
+				}
+				d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.buffer)
+				takeStock(d)
+				if again := <-d.again; !again {
+					t.Fatalf("%d bytes, after a rest of %d: it ends: %v", c.size, rest, d.err)
+				}
 			}
-			d.carried, d.err = io.CopyBuffer(d.dst, d.src, d.buffer)
-			takeStock(d)
-			if again := <-d.again; !again {
-				t.Fatalf("%s: it ends: %v", name, d.err)
+			if len(d.buffer) != c.want || d.src.N != int64(calmBuffers*c.want) || d.fresh {
+				t.Errorf("%d bytes, after a rest of %d: it goes on for %d bytes with a buffer of %d; want one of %d", c.size, rest, d.src.N, len(d.buffer), c.want)
 			}
-		}
-		want := smallBuffer
-		if size > smallBuffer {
-			want = fitting(size)
-		}
-		if len(d.buffer) != want || d.src.N != int64(calmBuffers*want) || d.fresh {
-			t.Errorf("%s: it goes on for %d bytes with a buffer of %d; want one of %d", name, d.src.N, len(d.buffer), want)
 		}
 	}
 }
@@ -998,7 +1019,7 @@ func TestTakingStockTellsWhetherToGoOn(t *testing.T) {
 		want    int64 // bytes of the next stint; 0: none
 	}{
 		{"a little to carry", 8, func(d *direction) {}, 1},
-		{"a little more to carry", smallBuffer + 1, func(d *direction) {}, int64(calmBuffers * fitting(smallBuffer+1))},
+		{"a little more to carry", smallBuffer + 1, func(d *direction) { d.fresh = true }, calmBuffers * middle1k},
 		{"much to carry", largeBuffer, func(d *direction) {}, smallBuffer},
 		{"the end", 8, func(d *direction) { d.src.N = 1 }, 0},
 		{"an error", 8, func(d *direction) { d.err = io.ErrClosedPipe }, 0},

@@ -29,9 +29,7 @@ func loading(g *ground, s settings, r *report) error {
 			costs[i] = append(costs[i], cost)
 		}
 	}
-	r.line("")
-	r.line("## Loading the plugin")
-	r.line("")
+	r.section("Loading the plugin")
 	r.line("Starts of Traefik without the plugin and with it and one router, %d of each in turns, medians. Traefik is ready when it serves its routers; the memory is what is resident (RssAnon) and what lives of it after a garbage collection.", s.rounds)
 	r.head("Traefik", "ready after", "CPU until then", "resident", "live")
 	for i, name := range []string{"without the plugin", "with it"} {

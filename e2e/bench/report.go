@@ -53,6 +53,13 @@ func (r *report) head(cells ...string) {
 	r.line("|%s", strings.Repeat("---|", len(cells)))
 }
 
+// section begins a section.
+func (r *report) section(title string) {
+	r.line("")
+	r.line("## %s", title)
+	r.line("")
+}
+
 // page begins a page.
 func (g *ground) page(title string) *report {
 	r := &report{figures: map[string]figure{}, plots: map[string][]byte{}}

@@ -66,9 +66,7 @@ const handshakers = 16
 
 // handshakes measures how many sessions a second can begin.
 func handshakes(g *ground, s settings, r *report) error {
-	r.line("")
-	r.line("## Handshakes")
-	r.line("")
+	r.section("Handshakes")
 	r.line("%d clients that open a session, wait for the 101 and reset the connection, without a pause (the plugin resets the node's connection then, the others close it in order); %s.", handshakers, s.inShort())
 	r.head(heads("clients", "handshakes")...)
 	all := g.gateways()
@@ -97,10 +95,12 @@ const talkers = 64
 
 // messages measures how many messages a second go there and back.
 func messages(g *ground, s settings, r *report) error {
-	r.line("")
-	r.line("## Messages")
-	r.line("")
-	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next (of 1 MiB as many a second as MiB a second each way); %s. Each turn begins with one message that does not count.", talkers, runIn>>10, s.inShort())
+	r.section("Messages there and back")
+	ofBulk := ""
+	if slices.Contains(s.messages, bulk) {
+		ofBulk = " (of 1 MiB as many a second as MiB a second each way)"
+	}
+	r.line("%d sessions that have carried %d kB each way before; in each a message goes to the node and back, then the next%s; %s. Each turn begins with one message that does not count.", talkers, runIn>>10, ofBulk, s.inShort())
 	r.head(heads("bytes", "messages")...)
 	all := g.gateways()
 	results, err := contest(s, g.renew, all, of(s.messages, chat)...)
@@ -115,7 +115,7 @@ func messages(g *ground, s settings, r *report) error {
 
 // runIn is how much a session has carried each way when its messages begin to count, in
 // bytes: sessions stay for hours, and a gateway may find its pace by the first of it. The
-// plugin looks after 64 kB how to go on, and 256 kB later, or 2 MB, again.
+// plugin looks after 64 kB how to go on, and 256 kB to 2.4 MB later again.
 const runIn = 128 << 10
 
 // chat has messages of so many bytes go there and back. One more in each session begins a
@@ -189,9 +189,7 @@ const (
 
 // memory measures what a session costs, while it is idle and while it talks.
 func memory(g *ground, s settings, r *report) error {
-	r.line("")
-	r.line("## Memory of idle sessions")
-	r.line("")
+	r.section("Memory")
 	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s, for %s: the most that is resident in the last %s, with what garbage is not collected yet, and what is live then: talking.", spoken>>10, said, forgotten, talkEvery, talkFor, talkLast)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
@@ -379,8 +377,8 @@ func keepTalking(sessions []net.Conn, size int, every time.Duration) (stop func(
 	}
 }
 
-// lost says how many sessions have ended, which should not, and what of Traefik is known
-// then: when a session ends in order, that may be by its node or by what the plugin has met,
+// lost says how many sessions have ended, which should not, and, if they are Traefik's, what
+// is known of it then: when a session ends in order, that may be by its node or by what the plugin has met,
 // and all end so when Traefik itself does.
 func (g *ground) lost(w gateway, sessions []net.Conn, err error) error {
 	ended := 0
@@ -390,11 +388,14 @@ func (g *ground) lost(w gateway, sessions []net.Conn, err error) error {
 			ended++
 		}
 	}
-	state := "is well, and has logged last\n" + g.traefik.Tail(5)
-	if unwell := g.traefik.Healthy(); unwell != nil {
-		state = "is not well: " + unwell.Error()
+	err = fmt.Errorf("%s: %d of %d sessions have ended: %w", w.name, ended, len(sessions), err)
+	if w.addr != g.traefik.Addr() {
+		return err
 	}
-	return fmt.Errorf("%s: %d of %d sessions have ended: %w; Traefik %s", w.name, ended, len(sessions), err, state)
+	if unwell := g.traefik.Healthy(); unwell != nil {
+		return fmt.Errorf("%w; Traefik is not well: %w", err, unwell)
+	}
+	return fmt.Errorf("%w; Traefik is well, and has logged last\n%s", err, g.traefik.Tail(5))
 }
 
 // settle waits until a gateway's resident memory has not changed by a hundredth for a

@@ -38,9 +38,7 @@ func silence(node string, s settings, r *report) error {
 			spent[i] = append(spent[i], cpu)
 		}
 	}
-	r.line("")
-	r.line("## Sessions that nobody uses")
-	r.line("")
+	r.section("Sessions that nobody uses")
 	r.line("CPU of Traefik while %d sessions are left alone for %s, medians of %d Traefiks of each kind in turns, which have collected their garbage just before. With `idleTimeout` each direction of each session is woken %d times then.", sessions, silent, rounds, wakes)
 	r.head("option", "CPU", "each time that a direction is woken")
 	none, told := median(spent[0]), median(spent[1])

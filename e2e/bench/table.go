@@ -68,9 +68,7 @@ func moves(g *ground, s settings, r *report) error {
 		}
 		delays = append(delays, time.Duration(arrived[move%2].Load()-changed.UnixNano()))
 	}
-	r.line("")
-	r.line("## A change in Redis")
-	r.line("")
+	r.section("A change in Redis")
 	r.line("From the reply to `HSET` to the arrival of the first request at the new node, for a client that asks without a pause; %d moves.", s.moves)
 	r.head("p50", "p99", "max", "requests to the old node after the reply")
 	r.row(ms(quantile(delays, 0.5)), ms(quantile(delays, 0.99)), ms(quantile(delays, 1)), fmt.Sprint(old))
@@ -94,9 +92,7 @@ func coldLookups(g *ground, s settings, r *report) error {
 			*took = append(*took, time.Since(begin))
 		}
 	}
-	r.line("")
-	r.line("## A route that is not known yet")
-	r.line("")
+	r.section("A route that is not known yet")
 	r.line("%d times a request for a route that is not known, and the same again; one client.", s.pairs)
 	r.head("request", "p50", "p99", "max")
 	for _, side := range []struct {
@@ -121,9 +117,7 @@ func throughput(g *ground, s settings, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.line("")
-	r.line("## Known routes, compared with a static Traefik route")
-	r.line("")
+	r.section("Known routes, compared with a static Traefik route")
 	r.line("Requests a second (`%s`), %s; each request asks for a route at random.", g.load.command(), s.inShort())
 	r.head(heads("routes", "requests")...)
 	for i, routes := range s.routes {
@@ -174,9 +168,7 @@ func outage(g *ground, s settings, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.line("")
-	r.line("## A known route while Redis does not answer")
-	r.line("")
+	r.section("A known route while Redis does not answer")
 	r.line("Requests a second (`%s`), %d rounds in turns, medians; Redis is stopped with SIGSTOP.", g.load.command(), s.rounds)
 	r.head("Redis answers", "Redis does not", "ratio", "rounds: answers", "rounds: does not")
 	r.row(rate(median(there)), rate(median(stopped)), fmt.Sprintf("%.2f", median(stopped)/median(there)), ratesOf(there), ratesOf(stopped))
