@@ -955,7 +955,7 @@ func TestWhatThereIsToCarryDecidesTheNextStint(t *testing.T) {
 
 // The rest of a message does not pass for one.
 func TestALookSeesAWholeMessage(t *testing.T) {
-	for name, size := range map[string]int{"little": 2, "more": smallBuffer + 2} {
+	for name, size := range map[string]int{"little": 2, "a buffer full": smallBuffer, "more": smallBuffer + 2} {
 		d, talker, listener := direct(t)
 		if _, err := talker.Write(make([]byte, 1)); err != nil {
 			t.Fatal(err)
