@@ -16,8 +16,8 @@ import (
 // A session's buffers. Sessions are many and mostly idle, so each direction has a small one
 // of its own. One whose messages do not fit in it, each of which would take several system
 // calls and leave as several packets, has a middle one in its place until there is a lull:
-// the smallest that holds the message that was looked at. Larger ones go in pieces until a
-// look meets one. A direction that has much to carry borrows a large one, the size of Go's own
+// the smallest that holds the one that was looked at. A larger message goes in pieces, until
+// one is looked at. A direction that has much to carry borrows a large one, the size of Go's own
 // copy buffer, until it falls silent.
 const (
 	smallBuffer = 512       // bytes
@@ -117,7 +117,7 @@ type direction struct {
 	src      *io.LimitedReader // from, until the end of the stint
 	buffer   []byte            // that it carries with in this stint: a small one or a middle one
 	lulls    int               // with a middle one: after how many times lull it is woken
-	fresh    bool              // the stint ends with the first byte of a message
+	fresh    bool              // the stint ends with what is most likely the first byte of a message
 	carried  int64             // in the last stint
 	err      error             // that ended it
 	again    chan bool         // whether there is another one
@@ -436,14 +436,15 @@ var largeBuffers = sync.Pool{New: func() interface{} { return make([]byte, large
 // than its buffer full, it has a middle one that holds it until there is a lull; if it is more
 // than the largest of these does, it carries on with a large one. It returns how long the next
 // stint with the small buffer, or the middle one, is; 0: there is none. What comes first after
-// a stint may be the rest of a message; where nothing else comes soon, or it fills the buffer,
-// the next look is at the next message, the first byte of which that stint carries.
+// a stint may be the rest of a message, of which one cannot tell how large it was. Where
+// nothing else comes soon, or it fills the buffer, the next stint is a single byte, the first
+// of the next message, and the look after it sees all of that.
 func look(d *direction) (int64, error) {
 	fresh := d.fresh
 	d.fresh = false
 	wake(d, quiet)
 	n, err := pass(d, d.buffer)
-	rest := !fresh && n == len(d.buffer)
+	mayBeRest := !fresh && n == len(d.buffer)
 	if err == nil && n < len(d.buffer) && !fresh {
 		n, err = pass(d, d.buffer)
 	}
@@ -462,24 +463,24 @@ func look(d *direction) (int64, error) {
 	if fresh {
 		size++
 	}
-	if rest && size <= middle4k && (err == nil || mayGoOn(d.t, err)) {
+	if err == nil && size > middle4k {
+		return carryMuch(d, buffer)
+	}
+	widen(d, size)
+	if mayBeRest && (err == nil || mayGoOn(d.t, err)) {
 		d.fresh = true
 		return 1, nil
 	}
-	widen(d, size)
-	if err != nil || size <= middle4k {
-		return afterwards(d, calm(d), err)
-	}
-	return carryMuch(d, buffer)
+	return afterwards(d, calm(d), err)
 }
 
 // calm is how long the stint is after a look that has found what fits the buffer.
 func calm(d *direction) int64 { return calmBuffers * int64(len(d.buffer)) }
 
-// widen gives a direction a middle buffer for so many bytes, the largest for more, if they do
-// not fit in the buffer that it has.
+// widen gives a direction a middle buffer for so many bytes, if they do not fit in the buffer
+// that it has.
 func widen(d *direction, size int) {
-	if size <= len(d.buffer) || len(d.buffer) == middle4k {
+	if size <= len(d.buffer) {
 		return
 	}
 	d.lulls = 1
@@ -497,7 +498,8 @@ func widen(d *direction, size int) {
 // returns. What had much to carry once is likely to have it again: so the next look is soon,
 // after one more small buffer full. But where the first stay already carried too little to
 // pay, the next look is as late as the first was: else a direction that always has a little
-// too little would look and stay over and over.
+// too little would look and stay over and over, as one does that has messages of more than a
+// middle buffer full and is silent after each.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
 	quiets := 1 // how many times quiet this stay lasts
 	for {
@@ -505,13 +507,18 @@ func carryMuch(d *direction, buffer []byte) (int64, error) {
 		d.src.N = math.MaxInt64
 		carried, err := io.CopyBuffer(d.dst, d.src, buffer)
 		d.t.note(carried)
+		if carried > 0 {
+			widen(d, middle4k)
+		}
 		switch {
 		case err == nil:
 			return 0, nil
 		case carried >= int64(quiets)*largeBuffer && errors.Is(err, os.ErrDeadlineExceeded):
 			quiets = longer(d.t, quiets)
 		case carried == 0:
-			d.buffer = make([]byte, smallBuffer)
+			if len(d.buffer) > smallBuffer {
+				d.buffer = make([]byte, smallBuffer)
+			}
 			return afterwards(d, smallBuffer, err)
 		case quiets > 1:
 			return afterwards(d, smallBuffer, err)

@@ -115,7 +115,8 @@ func messages(g *ground, s settings, r *report) error {
 
 // runIn is how much a session has carried each way when its messages begin to count, in
 // bytes: sessions stay for hours, and a gateway may find its pace by the first of it. The
-// plugin looks after 64 kB how to go on, and 256 kB to 2.4 MB later again.
+// plugin looks after 64 kB how to go on, and, where what it finds fits, 256 kB to 2.4 MB
+// later again.
 const runIn = 128 << 10
 
 // chat has messages of so many bytes go there and back. One more in each session begins a
@@ -378,8 +379,8 @@ func keepTalking(sessions []net.Conn, size int, every time.Duration) (stop func(
 }
 
 // lost says how many sessions have ended, which should not, and, if they are Traefik's, what
-// is known of it then: when a session ends in order, that may be by its node or by what the plugin has met,
-// and all end so when Traefik itself does.
+// is known of it then: when a session ends in order, that may be by its node or by what the
+// plugin has met, and all end so when Traefik itself does.
 func (g *ground) lost(w gateway, sessions []net.Conn, err error) error {
 	ended := 0
 	for _, c := range sessions {

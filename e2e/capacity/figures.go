@@ -21,7 +21,7 @@ type figures struct {
 	static   float64 // the same for a static Traefik route
 	nginx    float64 // the same for nginx; 0: it was not measured
 	fresh    float64 // kB resident for a session right after the handshakes, their garbage included
-	talking  float64 // kB resident, at the most, for a session that carries a message now and then; 0: it was not measured
+	talking  float64 // kB resident, at the most, for a session that carries a message now and then
 	baseline float64 // MB resident of a Traefik with the plugin and no session
 
 	lookup float64 // ms that a request takes longer whose route is not known
@@ -45,7 +45,7 @@ var wanted = []figure{
 	{"session.static.talked", "kB", "the same for one of a static Traefik route", false, true, func(f *figures) *float64 { return &f.static }},
 	{"session.nginx.talked", "kB", "the same for one of nginx with the OpenResty configuration", true, true, func(f *figures) *float64 { return &f.nginx }},
 	{"session.plugin.after", "kB", "resident memory of a session right after the handshakes, before it talks and before their garbage is collected", false, true, func(f *figures) *float64 { return &f.fresh }},
-	{"session.plugin.talking", "kB", "the most that is resident of a session while it carries 2 kB each way every few seconds, with garbage", true, true, func(f *figures) *float64 { return &f.talking }},
+	{"session.plugin.talking", "kB", "the most that is resident of a session while it carries 2 kB each way every few seconds, with garbage", false, true, func(f *figures) *float64 { return &f.talking }},
 	{"lookup.cold", "ms", "what a request takes longer whose route is not known", false, false, func(f *figures) *float64 { return &f.lookup }},
 	{"traefik.resident", "MB", "resident memory of a Traefik with the plugin and no session", false, true, func(f *figures) *float64 { return &f.baseline }},
 }

@@ -109,19 +109,11 @@ func (m *model) tellTraefik(s *sheet, all []*need) {
 	s.table([]string{"", "a session takes", "there is", "enough for"}, rows)
 	s.line("")
 	s.line("- CPU of a player: %s µs a second for messages, %s for plain requests, %s for logging in every %s.", short(a.messages/2*f.message), short(a.requests*f.request), short(f.handshake/a.session.Seconds()), hours(a.session))
-	s.line("- Memory: %s kB resident once it has talked and settled, and as much again by %s %% as Go lets the heap grow before it collects (`GOGC`), or %s kB with the garbage of its handshake%s (the largest counts; both measured with `GOGC` at 100); and %s kB of the kernel's. Smaller `GOGC` trades CPU for it. A static Traefik route has %s kB where the plugin has %s%s.", short(f.session), short(a.gogc), short(f.fresh), m.talking(), short(a.kernel), short(f.static), short(f.session), m.nginx())
+	s.line("- Memory: %s kB resident once it has talked and settled, and as much again by %s %% as Go lets the heap grow before it collects (`GOGC`), or %s kB with the garbage of its handshake, or up to %s kB while it carries 2 kB each way every few seconds (the largest counts; both measured with `GOGC` at 100); and %s kB of the kernel's. Smaller `GOGC` trades CPU for it. A static Traefik route has %s kB where the plugin has %s%s.", short(f.session), short(a.gogc), short(f.fresh), short(f.talking), short(a.kernel), short(f.static), short(f.session), m.nginx())
 	s.line("- Descriptors: the client's connection and the node's. Go raises its soft limit to the hard one by itself.")
 	s.line("- Local ports bound what goes from one address to one node (`net.ipv4.ip_local_port_range`), not the sum: with many nodes they are far away. After a restart the old connections still hold theirs for a minute (TIME_WAIT). All nodes behind one address and port would share one range.")
 	s.line("- Tracked connections count where a firewall or NAT is loaded, as on hosts of Docker or Kubernetes; the old ones are remembered for two minutes. `net.netfilter.nf_conntrack_max`.")
 	s.line("- A load balancer that connects from addresses of its own has %s ports for each of them to one Traefik: `-balancer-addresses`.", whole(balancerPorts))
-}
-
-// talking says what a session takes while it talks, where that was measured.
-func (m *model) talking() string {
-	if m.measured.talking == 0 {
-		return ""
-	}
-	return ", or up to " + short(m.measured.talking) + " kB while it carries 2 kB each way every few seconds"
 }
 
 // nginx says what nginx takes, where that was measured.
