@@ -228,6 +228,7 @@ func takeStockInTurn() {
 						if d.src.N > stint {
 							d.src.N = stint
 						}
+						countLeftovers(silenced)
 					} else {
 						if d.lulls < longLulls && (after == 0 || after >= 2*patience) {
 							d.lulls *= 2

@@ -685,6 +685,8 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 }
 
 func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
+	silenced.count.Add(stormSize) // so that it shows below if a look has come by meanwhile, which begins anew
+	defer silenced.count.Add(-stormSize)
 	const long = calmBuffers * middle4k
 	const least = calmBuffers * middle1k
 	for _, c := range []struct {
@@ -730,6 +732,7 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
 		d.src.N = c.left
+		before := silenced.count.Load()
 		now := time.Now()
 		if c.half {
 			d.t.half.Store(now.Add(c.after).UnixNano())
@@ -740,6 +743,9 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		}
 		if len(d.buffer) != c.with {
 			t.Errorf("%s: it has a buffer of %d bytes; want %d", c.name, len(d.buffer), c.with)
+		}
+		if counted := silenced.count.Load() - before; counted >= 0 && (counted == 1) != (c.with == smallBuffer) {
+			t.Errorf("%s: %d directions that have fallen silent are counted", c.name, counted)
 		}
 		if d.src.N != c.then || d.fresh != (c.then == 1) {
 			t.Errorf("%s: the next look is after %d bytes, of a message that begins then: %v; want %d", c.name, d.src.N, d.fresh, c.then)
