@@ -56,7 +56,6 @@ func init() {
 	_ = (*lanes)(nil).all
 	_ = (*lanes)(nil).tick
 	_ = (*leftovers)(nil).look
-	_ = (*leftovers)(nil).lookLater
 	_ = (*link)(nil).accept
 	_ = (*link)(nil).ask
 	_ = (*link)(nil).close
@@ -85,7 +84,6 @@ func init() {
 	_ = (*middleware)(nil).attemptOf
 	_ = (*middleware)(nil).forward
 	_ = (*middleware)(nil).handler
-	_ = (*middleware)(nil).newWay
 	_ = (*middleware)(nil).nodeFailed
 	_ = (*middleware)(nil).publicText
 	_ = (*middleware)(nil).refuse
@@ -168,9 +166,9 @@ func init() {
 	_ = (*watches)(nil).add
 	_ = (*watches)(nil).remove
 	_ = (*watchman)(nil).all
-	_ = (*watchman)(nil).comeBack
 	_ = (*watchman)(nil).leave
 	_ = (*watchman)(nil).look
-	_ = (*watchman)(nil).lookLater
+	_ = (*watchman)(nil).staysOn
 	_ = (*watchman)(nil).watch
+	_ = (*watchman)(nil).watchOn
 }

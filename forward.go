@@ -37,13 +37,13 @@ func (m *middleware) to(node *target) *way {
 	if known := m.ways.get(node.address); known != nil {
 		return known.(*way)
 	}
-	to := m.newWay(node)
+	to := apartWay(m, node)
 	m.ways.put(node.address, to)
 	return to
 }
 
 // newWay makes the way to a node.
-func (m *middleware) newWay(node *target) *way {
+func newWay(m *middleware, node *target) *way {
 	proxy := httputil.NewSingleHostReverseProxy(node.url)
 	proxy.Transport = m.nodes.transport
 	proxy.BufferPool = pooled

@@ -491,7 +491,7 @@ func busyLanes(m *middleware, to *way) *lanes {
 	}
 	if p.lanes == nil {
 		if room := laneRoom(m.nodes, to); room > 0 {
-			p.lanes = newLanes(m.nodes, to, room)
+			p.lanes = apartLanes(m.nodes, to, room)
 			m.short.open(to, p.lanes.idle)
 		}
 	}

@@ -933,6 +933,36 @@ func TestLanesAtRestAreLookedAtSeldom(t *testing.T) {
 	}
 }
 
+// A look must not keep what the one before it has used: interpreted, a chain of calls would.
+func TestLooksLeaveNothingInMemory(t *testing.T) {
+	const (
+		first = 50
+		last  = 550 // less than lostAfter
+	)
+	looks := 0
+	before := int64(0)
+	more := make(chan int64, 1)
+	trusted := func() bool { // once in each look
+		looks++
+		switch looks {
+		case first:
+			before = liveHeap()
+		case last:
+			more <- liveHeap() - before
+		}
+		return true
+	}
+	g := &lanes{idle: make(chan *lane, 2), open: map[*lane]bool{}, trusted: trusted}
+	g.open[&lane{under: make(chan *http.Request, 1)}] = true
+	g.idle <- &lane{over: true}
+	m := newWatchman()
+	m.every = time.Microsecond
+	m.watch(g)
+	if bytes := <-more; bytes > 1<<20 {
+		t.Errorf("%d looks have left %d kB", last-first, bytes>>10)
+	}
+}
+
 func TestLanesThatHaveRestedCountAsLanes(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	_, g, _ := restingGateway(t, newLaneNode(t, plain))

@@ -13,54 +13,76 @@ import (
 // anyway. So does that of many sessions that have talked, when they have fallen silent and
 // given their larger buffers back.
 const (
-	// stormSize is how many sessions have to have begun, or directions of sessions to have
-	// fallen silent, for it to be worth it.
-	stormSize = 1000
-	// calmAfter is how often it is looked at whether a storm is over, and
-	// calmCount how many may begin, or fall silent, in that time when it is.
+	// stormSize is how many sessions have to have begun for it to be worth it, and
+	// silenceSize how many directions of sessions to have given a middle buffer back.
+	stormSize   = 1000
+	silenceSize = 5000
+	// calmAfter is how often it is looked at whether a storm is over, and calmCount how many
+	// sessions may begin in that time when it is, or directions fall silent.
 	calmAfter = 10 * time.Second
 	calmCount = 100
+	// freeAtMost is how long after one such collection the next one is due at the earliest.
+	freeAtMost = 2 * time.Minute
 )
 
-// leftovers counts what has left something since there was little of it.
+// leftovers counts what leaves something in memory, from the first after a calm on.
 type leftovers struct {
-	every time.Duration // calmAfter
-	free  func()        // debug.FreeOSMemory
-	count atomic.Int64
+	size    int64         // what it is worth it for
+	every   time.Duration // calmAfter
+	atMost  time.Duration // freeAtMost
+	free    func()        // debug.FreeOSMemory
+	freed   time.Time     // when it was last called
+	count   atomic.Int64
+	counted chan struct{} // the first has been; has room for one
+}
+
+func newLeftovers(size int64) *leftovers {
+	return &leftovers{size: size, every: calmAfter, atMost: freeAtMost, free: debug.FreeOSMemory, counted: make(chan struct{}, 1)}
 }
 
 // This Traefik's: of sessions that have begun, but for those that others have left their
 // directions to (see pumps); and of directions that have given a middle buffer back in a lull.
 var (
-	stormed  = &leftovers{every: calmAfter, free: debug.FreeOSMemory}
-	silenced = &leftovers{every: calmAfter, free: debug.FreeOSMemory}
+	stormed  = newLeftovers(stormSize)
+	silenced = newLeftovers(silenceSize)
 )
 
 // countLeftovers counts one more.
 func countLeftovers(l *leftovers) {
 	if l.count.Add(1) == 1 {
-		l.lookLater(0)
+		nudge(l.counted)
 	}
 }
 
-// lookLater looks after a while whether the storm is over that had come to so many before.
-func (l *leftovers) lookLater(before int64) {
-	look := func() { l.look(before) }
-	time.AfterFunc(l.every, look)
+func awaitStorms()   { giveBack(stormed) }
+func awaitSilences() { giveBack(silenced) }
+
+// giveBack gives the memory back each time that a storm is over. Yaegi: looks that had a timer
+// call the next one would keep each other's frames, see sendWatchmen.
+func giveBack(l *leftovers) {
+	l.count.Store(0)
+	for {
+		<-l.counted
+		before := int64(0)
+		for l.count.Load() > 0 {
+			time.Sleep(l.every)
+			before = l.look(before)
+		}
+	}
 }
 
-// look gives the memory back if a storm is over, and goes on looking if one is not.
-func (l *leftovers) look(before int64) {
-	defer recovered("giving memory back")
+// look gives the memory back if a storm is over that had come to so many before, and begins
+// to count anew. It returns how many have been counted since it last began to.
+func (l *leftovers) look(before int64) int64 {
 	now := l.count.Load()
-	if now-before > calmCount {
-		l.lookLater(now)
-		return
+	worthIt := now >= l.size
+	if now-before > calmCount || worthIt && time.Since(l.freed) < l.atMost {
+		return now
 	}
-	if now >= stormSize {
+	if worthIt {
+		l.freed = time.Now()
 		l.free()
 	}
-	if l.count.Add(-now) > 0 { // more have come meanwhile
-		l.lookLater(0)
-	}
+	l.count.Add(-now) // more may have come meanwhile
+	return 0
 }

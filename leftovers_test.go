@@ -10,20 +10,38 @@ import (
 // given back.
 func testLeftovers() (*leftovers, *atomic.Int64) {
 	freed := &atomic.Int64{}
-	return &leftovers{every: time.Hour, free: func() { freed.Add(1) }}, freed
+	return &leftovers{size: stormSize, free: func() { freed.Add(1) }, counted: make(chan struct{}, 1)}, freed
 }
 
 func TestMemoryIsGivenBackWhenAStormIsOver(t *testing.T) {
 	l, freed := testLeftovers()
 	l.count.Store(stormSize)
-	l.look(0)
-	if freed.Load() != 0 {
-		t.Error("given back in the storm")
+	before := l.look(0)
+	if freed.Load() != 0 || before != stormSize {
+		t.Errorf("given back %d times in the storm, %d counted before", freed.Load(), before)
 	}
 	l.count.Add(calmCount)
-	l.look(stormSize)
-	if freed.Load() != 1 || l.count.Load() != 0 {
-		t.Errorf("given back %d times, %d left, want 1 and 0", freed.Load(), l.count.Load())
+	before = l.look(before)
+	if freed.Load() != 1 || l.count.Load() != 0 || before != 0 {
+		t.Errorf("given back %d times, %d left, %d counted before, want 1 and 0", freed.Load(), l.count.Load(), before)
+	}
+}
+
+func TestMemoryIsGivenBackSeldom(t *testing.T) {
+	l, freed := testLeftovers()
+	l.atMost = time.Hour
+	for want := int64(1); want <= 2; want++ {
+		l.count.Store(stormSize)
+		before := l.look(stormSize)
+		if freed.Load() != want || before != 0 {
+			t.Errorf("given back %d times, %d counted before, want %d and 0", freed.Load(), before, want)
+		}
+		l.count.Store(stormSize)
+		before = l.look(stormSize)
+		if freed.Load() != want || before != stormSize || l.count.Load() != stormSize {
+			t.Errorf("given back %d times, %d counted before, %d now, want %d, and all", freed.Load(), before, l.count.Load(), want)
+		}
+		l.freed = time.Now().Add(-2 * time.Hour)
 	}
 }
 
@@ -37,8 +55,9 @@ func TestAFewSessionsGiveNothingBack(t *testing.T) {
 }
 
 func TestSessionsAreLookedAtUntilTheStormIsOver(t *testing.T) {
-	freed := &atomic.Int64{}
-	l := &leftovers{every: time.Millisecond, free: func() { freed.Add(1) }}
+	l, freed := testLeftovers()
+	l.every = 10 * time.Millisecond
+	go giveBack(l)
 	for storm := int64(1); storm <= 2; storm++ {
 		over := func() bool {
 			if freed.Load() < storm && l.count.Load() < stormSize { // or those before came too slowly for one

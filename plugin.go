@@ -211,7 +211,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	if err := checkCatchAll(config, sessions); err != nil {
 		return nil, err
 	}
-	nodes, err := joinForwarder(ctx, config.ServersTransport, config.ResponseForwarding, &config.Targets)
+	nodes, err := apartForwarder(ctx, config.ServersTransport, config.ResponseForwarding, &config.Targets)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		name:           name,
 		next:           next,
 		rule:           rule,
-		table:          joinTable(ctx, redis, cache),
+		table:          apartTable(ctx, redis, cache),
 		nodes:          nodes,
 		service:        config.CatchAll == catchAllService,
 		passHostHeader: config.PassHostHeader,

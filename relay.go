@@ -95,9 +95,12 @@ func (t *tunnel) note(carried int64) {
 	}
 }
 
-// What all sessions need begins when the package is loaded: begun by the first
-// middleware, it would keep that one alive for good.
+// What all sessions need, and all connections to nodes, begins when the package is loaded:
+// begun by the first middleware, it would keep that one alive for good.
 func init() {
+	go forGood("giving memory back after storms", awaitStorms)
+	go forGood("giving memory back after talk", awaitSilences)
+	go forGood("calling those who look after connections to nodes", sendWatchmen)
 	go forGood("starting sessions", hirePumps)
 	for i := 0; i < takers; i++ {
 		go forGood("taking stock of sessions", takeStockInTurn)

@@ -173,7 +173,7 @@ func shortGateway(t *testing.T, to string, change func(c *Config)) (url string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.short.put(testQuery, m.newWay(node))
+	m.short.put(testQuery, newWay(m, node))
 	return gateway.URL + "/ws?" + testQuery
 }
 

@@ -685,8 +685,8 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 }
 
 func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
-	silenced.count.Add(stormSize) // so that it shows below if a look has come by meanwhile, which begins anew
-	defer silenced.count.Add(-stormSize)
+	silenced.count.Add(silenceSize) // if it is looked at meanwhile it begins anew, which shows below
+	defer silenced.count.Store(0)
 	const long = calmBuffers * middle4k
 	const least = calmBuffers * middle1k
 	for _, c := range []struct {

@@ -17,8 +17,21 @@ type watchman struct {
 	distrusted *memo         // host:port of nodes that get no lanes any more
 	mu         sync.Mutex
 	watched    map[*lanes]bool
-	looking    bool // and will come back
-	looks      int  // so far
+	onDuty     bool
+	looks      int // so far
+}
+
+// called hands over the watchmen that are to go on duty.
+var called = make(chan *watchman)
+
+// sendWatchmen begins their goroutines. Yaegi: a frame keeps the one alive that has called
+// it, or begun its goroutine. So they are not begun by requests; and a look that had a timer
+// call the next one would have the frames of all looks that ever were kept.
+func sendWatchmen() {
+	for {
+		m := <-called
+		go m.watchOn()
+	}
 }
 
 func newWatchman() *watchman {
@@ -28,26 +41,35 @@ func newWatchman() *watchman {
 // watch has lanes looked after.
 func (m *watchman) watch(g *lanes) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.watched[g] = true
-	m.lookLater()
-}
-
-// lookLater has the watchman come back, if there is anything to look after. It is
-// called with the lock held.
-func (m *watchman) lookLater() {
-	if m.looking || len(m.watched) == 0 {
-		return
+	call := !m.onDuty
+	m.onDuty = true
+	m.mu.Unlock()
+	if call {
+		called <- m
 	}
-	m.looking = true
-	look := func() { m.look() }
-	time.AfterFunc(m.every, look)
 }
 
-// look looks after all lanes, and comes back if some are left.
-func (m *watchman) look() {
-	defer m.comeBack()
+// watchOn is a watchman's goroutine.
+func (m *watchman) watchOn() {
 	defer recovered("looking after connections to nodes")
+	for m.staysOn() {
+		time.Sleep(m.every)
+		m.look()
+	}
+}
+
+// staysOn ends his duty if there is nothing to look after, and tells whether there is.
+func (m *watchman) staysOn() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.onDuty = len(m.watched) > 0
+	return m.onDuty
+}
+
+// look looks after all lanes.
+func (m *watchman) look() {
+	defer recovered("looking at connections to nodes")
 	left := probes
 	m.looks++
 	for _, g := range m.all() {
@@ -70,14 +92,6 @@ func (m *watchman) leave(g *lanes) {
 	if laneCount(g) == 0 {
 		delete(m.watched, g)
 	}
-}
-
-// comeBack ends a look.
-func (m *watchman) comeBack() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.looking = false
-	m.lookLater()
 }
 
 // all returns the lanes that are looked after.

@@ -1,0 +1,38 @@
+package dynamicforward
+
+import (
+	"context"
+
+	"github.com/traefik/genconf/dynamic"
+)
+
+// What lives long is made by way of these. Yaegi: a frame keeps the one alive that has called
+// it, with all that its variables hold, and a function literal, or a goroutine, the frame in
+// which it was made. So a way to a node would keep the request that was the first to go there,
+// and what all middlewares share the first of them, after reloads too. What a function literal
+// calls hangs on the frame in which that was made: here init's.
+var (
+	apartWay       func(m *middleware, node *target) *way
+	apartLanes     func(f *forwarder, to *way, room int) *lanes
+	apartTable     func(ctx context.Context, redis *redisSettings, cache *tableSettings) *table
+	apartForwarder func(ctx context.Context, servers *dynamic.ServersTransport, responses *dynamic.ResponseForwarding, targets *TargetsConfig) (*forwarder, error)
+)
+
+func init() {
+	apartWay = func(m *middleware, node *target) *way {
+		to := newWay(m, node)
+		return to
+	}
+	apartLanes = func(f *forwarder, to *way, room int) *lanes {
+		g := newLanes(f, to, room)
+		return g
+	}
+	apartTable = func(ctx context.Context, redis *redisSettings, cache *tableSettings) *table {
+		t := joinTable(ctx, redis, cache)
+		return t
+	}
+	apartForwarder = func(ctx context.Context, servers *dynamic.ServersTransport, responses *dynamic.ResponseForwarding, targets *TargetsConfig) (*forwarder, error) {
+		f, err := joinForwarder(ctx, servers, responses, targets)
+		return f, err
+	}
+}

@@ -1,0 +1,84 @@
+package dynamicforward
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// liveHeap is how much of the heap is in use when garbage has been collected, in bytes.
+func liveHeap() int64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
+
+// callers is how many times each thing is made, and burden what its caller has in its
+// variables each time, in bytes.
+const (
+	callers = 10
+	burden  = 4 << 20
+)
+
+// leavesBurdens has things made, and waits until most of those who had them made are gone.
+func leavesBurdens(t *testing.T, name string, makeOne func(i int)) {
+	t.Helper()
+	before := liveHeap()
+	for i := 0; i < callers; i++ {
+		makeOne(i)
+	}
+	gone := func() bool { return liveHeap()-before < callers*burden/2 }
+	waitFor(t, name+" to let go of its caller", gone)
+}
+
+// Interpreted, it would.
+func TestWhatLivesLongKeepsNoCaller(t *testing.T) {
+	redis := newPushingRedis(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	m, err := newMiddleware(ctx, http.NotFoundHandler(), testConfig(redis.addr), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := make([]interface{}, callers)
+	makeWay := func(i int) {
+		much := make([]byte, burden)
+		node, err := parseTarget(fmt.Sprintf("127.0.0.1:%d", 1000+i+int(much[i])))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		made[i] = m.to(node)
+	}
+	leavesBurdens(t, "a way", makeWay)
+	for i := range made {
+		press(made[i].(*way), busyNode, time.Now().Add(time.Hour))
+	}
+	makeLanes := func(i int) {
+		much := make([]byte, burden)
+		g := busyLanes(m, made[i+int(much[i])].(*way))
+		if g == nil {
+			t.Error("no lanes")
+			return
+		}
+		made[i] = g.make()
+	}
+	leavesBurdens(t, "a lane", makeLanes)
+	makeShared := func(i int) {
+		much := make([]byte, burden)
+		config := testConfig(redis.addr)
+		config.Cache.MaxEntries = 1000 + i + int(much[i]) // none has these two
+		config.Targets.Allow = []string{fmt.Sprintf("127.0.0.1:%d", 1000+i)}
+		untilReload, reload := context.WithCancel(ctx)
+		defer reload()
+		_, err := newMiddleware(untilReload, http.NotFoundHandler(), config, "test")
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	leavesBurdens(t, "a table, or a forwarder", makeShared)
+}
