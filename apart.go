@@ -9,13 +9,15 @@ import (
 // What lives long is made by way of these. Yaegi: a frame keeps the one alive that has called
 // it, with all that its variables hold, and a function literal, or a goroutine, the frame in
 // which it was made. So a way to a node would keep the request that was the first to go there,
-// and what all middlewares share the first of them, after reloads too. What a function literal
-// calls hangs on the frame in which that was made: here init's.
+// what all middlewares share the first of them, after reloads too, and a node of a Cluster the
+// one that has led to it. What a function literal calls hangs on the frame in which that was
+// made: here init's.
 var (
 	apartWay       func(m *middleware, node *target) *way
 	apartLanes     func(f *forwarder, to *way, room int) *lanes
 	apartTable     func(ctx context.Context, redis *redisSettings, cache *tableSettings) *table
 	apartForwarder func(ctx context.Context, servers *dynamic.ServersTransport, responses *dynamic.ResponseForwarding, targets *TargetsConfig) (*forwarder, error)
+	apartLink      func(settings *redisSettings, address string, owner *cluster) *link
 )
 
 func init() {
@@ -34,5 +36,10 @@ func init() {
 	apartForwarder = func(ctx context.Context, servers *dynamic.ServersTransport, responses *dynamic.ResponseForwarding, targets *TargetsConfig) (*forwarder, error) {
 		f, err := joinForwarder(ctx, servers, responses, targets)
 		return f, err
+	}
+	apartLink = func(settings *redisSettings, address string, owner *cluster) *link {
+		k := newLink(settings, address, owner)
+		k.start()
+		return k
 	}
 }

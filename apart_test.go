@@ -81,4 +81,14 @@ func TestWhatLivesLongKeepsNoCaller(t *testing.T) {
 		}
 	}
 	leavesBurdens(t, "a table, or a forwarder", makeShared)
+	nobody := refused(t)
+	c := newCluster(testSettings(t, nobody, func(r *RedisConfig) { r.Cluster = true }), nil)
+	defer c.close()
+	makeMember := func(i int) {
+		much := make([]byte, burden)
+		c.mu.Lock()
+		made[i] = c.join(fmt.Sprintf("%s%d", nobody, i+int(much[i]))) // no address: it cannot be dialed
+		c.mu.Unlock()
+	}
+	leavesBurdens(t, "a node of a Cluster", makeMember)
 }

@@ -227,9 +227,8 @@ func (c *cluster) join(address string) *member {
 	}
 	m := c.members[address]
 	if m == nil {
-		m = &member{link: newLink(c.settings, address, c)}
+		m = &member{link: apartLink(c.settings, address, c)}
 		c.members[address] = m
-		m.link.start()
 	}
 	m.needed = time.Now()
 	return m

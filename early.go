@@ -126,6 +126,8 @@ func init() {
 	_ = (*shelf)(nil).get
 	_ = (*shelf)(nil).put
 	_ = (*shelf)(nil).remove
+	_ = (*shortcuts)(nil).all
+	_ = (*shortcuts)(nil).end
 	_ = (*shortcuts)(nil).forget
 	_ = (*shortcuts)(nil).open
 	_ = (*shortcuts)(nil).put
@@ -170,5 +172,4 @@ func init() {
 	_ = (*watchman)(nil).look
 	_ = (*watchman)(nil).staysOn
 	_ = (*watchman)(nil).watch
-	_ = (*watchman)(nil).watchOn
 }

@@ -156,6 +156,7 @@ func newLanes(f *forwarder, to *way, room int) *lanes {
 	g.standIn = func() *lane {
 		l := g.make()
 		l.proxy.Transport = f.transport
+		l.proxy.BufferPool = pooled                  // it carries one request, and may wait long for that
 		l.proxy.Director = func(out *http.Request) { // what its trip would do
 			to.proxy.Director(out)
 			withoutForged(l, out)

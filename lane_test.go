@@ -933,6 +933,40 @@ func TestLanesAtRestAreLookedAtSeldom(t *testing.T) {
 	}
 }
 
+// lanesToLookAt are some that nobody uses; trusted is called once in each look.
+func lanesToLookAt(trusted func() bool) *lanes {
+	g := &lanes{idle: make(chan *lane, 2), open: map[*lane]bool{}, trusted: trusted}
+	g.open[&lane{under: make(chan *http.Request, 1)}] = true
+	g.idle <- &lane{over: true}
+	return g
+}
+
+// Interpreted, who is called at the same moment as another one could be taken for that.
+func TestEachWatchmanGoesOnDuty(t *testing.T) {
+	const watchmen = 50
+	onDuty := atomic.Int64{}
+	goOn := make(chan bool)
+	send := func() {
+		looked := &sync.Once{}
+		count := func() { onDuty.Add(1) }
+		trusted := func() bool {
+			looked.Do(count)
+			return true
+		}
+		g := lanesToLookAt(trusted)
+		m := newWatchman()
+		m.every = 10 * time.Millisecond
+		<-goOn
+		m.watch(g)
+	}
+	for i := 0; i < watchmen; i++ {
+		go send()
+	}
+	close(goOn)
+	all := func() bool { return onDuty.Load() == watchmen }
+	waitFor(t, "all watchmen", all)
+}
+
 // A look must not keep what the one before it has used: interpreted, a chain of calls would.
 func TestLooksLeaveNothingInMemory(t *testing.T) {
 	const (
@@ -942,7 +976,7 @@ func TestLooksLeaveNothingInMemory(t *testing.T) {
 	looks := 0
 	before := int64(0)
 	more := make(chan int64, 1)
-	trusted := func() bool { // once in each look
+	trusted := func() bool {
 		looks++
 		switch looks {
 		case first:
@@ -952,12 +986,9 @@ func TestLooksLeaveNothingInMemory(t *testing.T) {
 		}
 		return true
 	}
-	g := &lanes{idle: make(chan *lane, 2), open: map[*lane]bool{}, trusted: trusted}
-	g.open[&lane{under: make(chan *http.Request, 1)}] = true
-	g.idle <- &lane{over: true}
 	m := newWatchman()
 	m.every = time.Microsecond
-	m.watch(g)
+	m.watch(lanesToLookAt(trusted))
 	if bytes := <-more; bytes > 1<<20 {
 		t.Errorf("%d looks have left %d kB", last-first, bytes>>10)
 	}

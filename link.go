@@ -328,6 +328,10 @@ func (k *link) serve(s *session) error {
 	k.send(s)
 	<-received
 	k.enter(nil)
+	// Routes that were read in this session know it for as long as they are kept.
+	s.sent = nil
+	s.conn = nil
+	s.answers = nil
 	return s.err
 }
 

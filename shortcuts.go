@@ -14,7 +14,7 @@ import (
 // whoever finds something here need not ask.
 type shortcuts struct {
 	mu    sync.RWMutex
-	known map[string]*way // never another map: handler has this one
+	known map[string]*way // never another map but by end: handler has this one
 }
 
 // way is how requests get to a node.
@@ -69,6 +69,22 @@ func (s *shortcuts) forget() {
 	s.mu.Unlock()
 }
 
+// end removes all for good. Routes that had shortcuts here, and know that still, do not keep
+// the map, which is as large as it ever was. handler has it, and finds nothing in it.
+func (s *shortcuts) end() {
+	s.forget()
+	s.mu.Lock()
+	s.known = map[string]*way{}
+	s.mu.Unlock()
+}
+
+// all returns the map.
+func (s *shortcuts) all() map[string]*way {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.known
+}
+
 // Names of headers that begin with headerPrefix lie between it and afterPrefix.
 // To compare is cheaper, interpreted, than to look for a prefix.
 const afterPrefix = "X-Dynamicforward."
@@ -86,7 +102,7 @@ const afterPrefix = "X-Dynamicforward."
 //
 // Traefik's entry point leaves no Connection header but for an upgrade.
 func (m *middleware) handler() http.Handler {
-	known := m.short.known
+	known := m.short.all()
 	mu := &m.short.mu
 	get := http.MethodGet
 	spare := spareLanes

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -110,11 +111,17 @@ func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	short := newShortcuts()
 	table.join(ctx, short)
 	remember(table, r, short, "q")
+	known := reflect.ValueOf(short.all())
 	cancel()
 	waitFor(t, "the end", func() bool { return !short.has("q") })
 	remember(table, r, short, "q")
 	if short.has("q") {
 		t.Error("nobody would take it away")
+	}
+	let := func() bool { return reflect.ValueOf(short.all()).Pointer() != known.Pointer() }
+	waitFor(t, "the map to be let go of, which routes would keep", let)
+	if known.Len() != 0 {
+		t.Errorf("there are %d shortcuts left for those who have the map", known.Len())
 	}
 }
 

@@ -185,7 +185,7 @@ func (t *table) join(ctx context.Context, short *shortcuts) {
 		defer recovered("leaving the routing table")
 		t.mu.Lock()
 		delete(t.short, short)
-		short.forget()
+		short.end()
 		t.mu.Unlock()
 	}
 	context.AfterFunc(ctx, leave)

@@ -30,7 +30,7 @@ var called = make(chan *watchman)
 func sendWatchmen() {
 	for {
 		m := <-called
-		go m.watchOn()
+		go watchOn(m) // no method: Yaegi reads m when that begins, and it may be the next one by then
 	}
 }
 
@@ -51,7 +51,7 @@ func (m *watchman) watch(g *lanes) {
 }
 
 // watchOn is a watchman's goroutine.
-func (m *watchman) watchOn() {
+func watchOn(m *watchman) {
 	defer recovered("looking after connections to nodes")
 	for m.staysOn() {
 		time.Sleep(m.every)
