@@ -47,7 +47,8 @@ func noOldValueAfterTheNews(w *world, rounds int) {
 	var wrongMu sync.Mutex
 	round := atomic.Int64{}
 	request := func() error {
-		right, in := settled.Load().(string), round.Load()
+		in := round.Load() // first: what is right in it is settled later, and unsettled before the next
+		right := settled.Load().(string)
 		got := w.ask(flipped)
 		if got != "a" && got != "b" {
 			return fmt.Errorf("round %d: got %s", in, got)
