@@ -35,7 +35,7 @@ func leavesBurdens(t *testing.T, name string, makeOne func(i int)) {
 	waitFor(t, name+" to let go of its caller", gone)
 }
 
-// Interpreted, it would.
+// Interpreted, what lives long would keep the frames of those who had it made: see apartWay.
 func TestWhatLivesLongKeepsNoCaller(t *testing.T) {
 	redis := newPushingRedis(t)
 	ctx, cancel := context.WithCancel(context.Background())

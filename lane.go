@@ -156,7 +156,8 @@ func newLanes(f *forwarder, to *way, room int) *lanes {
 	g.standIn = func() *lane {
 		l := g.make()
 		l.proxy.Transport = f.transport
-		l.proxy.BufferPool = pooled                  // it carries one request, and may wait long for that
+		// It carries one request, and may wait long for that: no buffer of its own.
+		l.proxy.BufferPool = pooled
 		l.proxy.Director = func(out *http.Request) { // what its trip would do
 			to.proxy.Director(out)
 			withoutForged(l, out)

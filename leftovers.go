@@ -27,7 +27,7 @@ const (
 
 // leftovers counts what leaves something in memory, from the first after a calm on.
 type leftovers struct {
-	size    int64         // what it is worth it for
+	size    int64         // how many it takes for it to be worth it
 	every   time.Duration // calmAfter
 	atMost  time.Duration // freeAtMost
 	free    func()        // debug.FreeOSMemory
@@ -57,8 +57,8 @@ func countLeftovers(l *leftovers) {
 func awaitStorms()   { giveBack(stormed) }
 func awaitSilences() { giveBack(silenced) }
 
-// giveBack gives the memory back each time that a storm is over. Yaegi: looks that had a timer
-// call the next one would keep each other's frames, see sendWatchmen.
+// giveBack gives the memory back each time that a storm is over. Yaegi: it is a loop for the
+// reason that sendWatchmen gives.
 func giveBack(l *leftovers) {
 	l.count.Store(0)
 	for {

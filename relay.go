@@ -16,9 +16,9 @@ import (
 // A session's buffers. Sessions are many and mostly idle, so each direction has a small one
 // of its own. One whose messages do not fit in it, each of which would take several system
 // calls and leave as several packets, has a middle one in its place until there is a lull:
-// the smallest that holds the one that was looked at. A larger message goes in pieces, until
-// one is looked at. A direction that has much to carry borrows a large one, the size of Go's own
-// copy buffer, until it falls silent.
+// the smallest that holds the message that was looked at. A larger message goes in pieces,
+// until one of its size is looked at. A direction that has much to carry borrows a large
+// buffer, the size of Go's own copy buffer, until it falls silent.
 const (
 	smallBuffer = 512       // bytes
 	largeBuffer = 32 * 1024 // bytes
@@ -42,7 +42,7 @@ const (
 	longLulls = 8
 )
 
-// A direction that has more to read at once than a middle buffer may hold has much to carry. It
+// A direction that has more to read at once than any middle buffer holds has much to carry. It
 // gives the large one back when it carries less than that holds for the time of quiet, which
 // is as long as it may be with the shortest websocket.idleTimeout: see silence.untold. To be
 // woken for that costs as much as some messages: one that has carried as much stays for twice
@@ -502,8 +502,8 @@ func widen(d *direction, size int) {
 // returns. What had much to carry once is likely to have it again: so the next look is soon,
 // after one more small buffer full. But where the first stay already carried too little to
 // pay, the next look is as late as the first was: else a direction that always has a little
-// too little would look and stay over and over, as one does that has messages of more than a
-// middle buffer full and is silent after each.
+// too little would look and stay over and over. One does whose messages are larger than any
+// middle buffer, if it is silent after each.
 func carryMuch(d *direction, buffer []byte) (int64, error) {
 	quiets := 1 // how many times quiet this stay lasts
 	for {

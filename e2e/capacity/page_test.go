@@ -52,6 +52,9 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page has %q", wrong)
 		}
 	}
+	if !strings.Contains(page, "or up to 28 kB while it carries 2 kB each way") {
+		t.Error("the page does not tell what a session takes while it talks")
+	}
 	o := small(t)
 	o.model.VisitAll(func(f *flag.Flag) {
 		if !strings.Contains(page, "| `-"+f.Name+"` | "+f.Value.String()+" |") {
