@@ -92,3 +92,38 @@ func TestWhatLivesLongKeepsNoCaller(t *testing.T) {
 	}
 	leavesBurdens(t, "a node of a Cluster", makeMember)
 }
+
+// A gateway may see a hundred thousand nodes in its time.
+func TestAWayTakesLittle(t *testing.T) {
+	const nodes, most = 2000, 2500 // bytes each; interpreted, 1100 to 1800
+	redis := newPushingRedis(t)
+	usual := testConfig(redis.addr)
+	host := testConfig(redis.addr)
+	host.PassHostHeader = false
+	debug := testConfig(redis.addr)
+	debug.DebugHeaders = true
+	for name, config := range map[string]*Config{"usual": usual, "passHostHeader: false": host, "debugHeaders": debug} {
+		ctx, cancel := context.WithCancel(context.Background())
+		m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := liveHeap()
+		for i := 0; i < nodes; i++ {
+			node, err := parseTarget(fmt.Sprintf("10.0.%d.%d:1000", i/250, i%250))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.to(node)
+		}
+		each := (liveHeap() - before) / nodes
+		t.Logf("%s: %d bytes for each node", name, each)
+		if each > most {
+			t.Errorf("%s: %d bytes for each node, want %d at most", name, each, most)
+		}
+		if m.ways.get("10.0.0.0:1000") == nil {
+			t.Errorf("%s: a way is not kept, so this was in vain", name)
+		}
+		cancel()
+	}
+}

@@ -56,20 +56,13 @@ func newWay(m *middleware, node *target) *way {
 	}
 	to.secure = node.url.Scheme == "https"
 	to.asSent = m.passHostHeader && node.url.Path == "" && node.url.RawQuery == ""
-	proxy.ErrorHandler = func(w http.ResponseWriter, out *http.Request, err error) { m.nodeFailed(w, out, err, to) }
+	proxy.ErrorHandler = apartFailure(m, to)
 	if !m.passHostHeader {
-		direct := proxy.Director
-		proxy.Director = func(out *http.Request) {
-			direct(out)
-			out.Host = node.url.Host
-		}
+		proxy.Director = apartDirector(proxy.Director, node.url.Host)
 	}
 	if m.debugHeaders {
 		// What stands on w is gone when an informational answer has been sent.
-		proxy.ModifyResponse = func(response *http.Response) error {
-			m.attemptOf(response.Request, to).debug(response.Header)
-			return nil
-		}
+		proxy.ModifyResponse = apartDebug(m, to)
 	}
 	to.pressure = &pressure{}
 	to.current = m.current
