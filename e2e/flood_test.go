@@ -59,9 +59,15 @@ func aFloodOfUnknownNames(w *world, count int) {
 	}
 }
 
-// unknownNames asks for so many names that do not exist, many at a time on each
-// of a few connections, and wants each answered unknown-node.
+// unknownNames asks for so many names that do not exist.
 func (w *world) unknownNames(count int) {
+	w.t.Helper()
+	w.flood(count, "404", func() string { return fmt.Sprintf("made-up-%x", rand.Uint64()) })
+}
+
+// flood asks so many times for a name, many at a time on each of a few connections,
+// and wants each answered with a status.
+func (w *world) flood(count int, want string, name func() string) {
 	w.t.Helper()
 	const conns, batch = 32, 50
 	var next, wrong atomic.Int64
@@ -79,7 +85,7 @@ func (w *world) unknownNames(count int) {
 			for next.Add(batch) <= int64(count) {
 				var requests strings.Builder
 				for range batch {
-					fmt.Fprintf(&requests, "GET /ws%s HTTP/1.1\r\nHost: game\r\n\r\n", query(fmt.Sprintf("made-up-%x", rand.Uint64())))
+					fmt.Fprintf(&requests, "GET /ws%s HTTP/1.1\r\nHost: game\r\n\r\n", query(name()))
 				}
 				if _, err := io.WriteString(c, requests.String()); err != nil {
 					w.t.Error(err)
@@ -91,8 +97,8 @@ func (w *world) unknownNames(count int) {
 						w.t.Error(err)
 						return
 					}
-					if status != "404" && wrong.Add(1) <= 5 {
-						w.t.Errorf("an unknown name is answered %s", status)
+					if status != want && wrong.Add(1) <= 5 {
+						w.t.Errorf("a request is answered %s, want %s", status, want)
 					}
 				}
 			}
@@ -100,7 +106,27 @@ func (w *world) unknownNames(count int) {
 	}
 	all.Wait()
 	if wrong.Load() > 0 {
-		w.t.Errorf("%d of %d unknown names were not answered 404", wrong.Load(), count)
+		w.t.Errorf("%d of %d requests were not answered %s", wrong.Load(), count, want)
+	}
+}
+
+// plainHeap is by how many bytes 200,000 plain requests may make Traefik's live heap
+// grow: 40 for each.
+const plainHeap = 8 << 20
+
+func TestPlainRequestsLeaveNothingInMemory(t *testing.T) {
+	w := setup{debug: true}.begin(t)
+	names := w.warm(100)
+	known := func() string { return names[rand.IntN(len(names))] }
+	w.flood(20_000, "200", known)
+	before, err := w.traefik.LiveHeap()
+	must(t, err)
+	w.flood(200_000, "200", known)
+	after, err := w.traefik.LiveHeap()
+	must(t, err)
+	t.Logf("live heap: %.1f MB before, %.1f MB after", float64(before)/1e6, float64(after)/1e6)
+	if after > before+plainHeap {
+		t.Errorf("the live heap grew by %d bytes; want %d at most", after-before, plainHeap)
 	}
 }
 
