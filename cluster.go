@@ -84,6 +84,9 @@ func (c *cluster) start() {
 	go c.run()
 }
 
+// errClusterUnused ends what waits for a Cluster that is closed.
+var errClusterUnused = fmt.Errorf("%w: nobody uses this Cluster any more", errRedisDown)
+
 // close implements source.
 func (c *cluster) close() {
 	c.end()
@@ -93,7 +96,7 @@ func (c *cluster) close() {
 		m.link.close()
 	}
 	c.mu.Unlock()
-	c.refuse(fmt.Errorf("%w: nobody uses this Cluster any more", errRedisDown))
+	c.refuse(errClusterUnused)
 }
 
 // ask implements source.
@@ -197,7 +200,7 @@ func (c *cluster) follow(l *lookup, s *session, to *redisc.RedirError) error {
 	}
 	c.mu.Unlock()
 	if m == nil {
-		return fmt.Errorf("%w: nobody uses this Cluster any more", errRedisDown)
+		return errClusterUnused
 	}
 	if !l.asking {
 		c.turned()
@@ -241,6 +244,7 @@ func (c *cluster) want() {
 
 // run keeps what is known of the slots true, until the source is closed.
 func (c *cluster) run() {
+	defer c.refuse(errClusterUnused) // after a panic too: nothing may wait for ever
 	defer recovered("following the slots of the Cluster")
 	wait := minRetry
 	for {

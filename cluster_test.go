@@ -468,6 +468,41 @@ func TestASlotWithoutAMaster(t *testing.T) {
 	}
 }
 
+// While one master of several does not answer, the routes of the others are read again as
+// ever, and none piles up.
+func TestATableOfHalfACluster(t *testing.T) {
+	c := newFakeCluster(t, 2)
+	table := c.table(t, nil)
+	lives, dead := c.keyOn(0, 0), c.keyOn(1, 0)
+	for i := 0; i < recheckBatch; i++ {
+		field := strconv.Itoa(i)
+		c.nodes[1].hset(dead, field, "10.0.0.1:1")
+		expect(t, table, dead, field, "10.0.0.1:1")
+		age(table, dead, field, recheckAfter)
+	}
+	c.nodes[0].hset(lives, "1", "10.0.0.1:1")
+	expect(t, table, lives, "1", "10.0.0.1:1")
+	c.nodes[1].stop()
+	waitFor(t, "the loss to be noticed", func() bool { return !table.connected() })
+
+	asked := c.nodes[0].count("HGET")
+	age(table, lives, "1", recheckAfter)
+	table.tick()
+	c.nodes[0].awaitCount("HGET", asked+1)
+
+	table.mu.Lock()
+	for i := 0; i < 2*(recheckBatch+1)+recheckVisits; i++ {
+		table.rounds = append(table.rounds, &route{key: lives, field: "1"}) // changed, and read again
+	}
+	table.mu.Unlock()
+	table.tick()
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if len(table.rounds) != table.routes.count {
+		t.Errorf("goes through %d routes, and has %d", len(table.rounds), table.routes.count)
+	}
+}
+
 func TestLookupsDoNotPileUpBeforeACluster(t *testing.T) {
 	c := newCluster(testSettings(t, "127.0.0.1:1", func(r *RedisConfig) { r.Cluster = true }), nil) // never started
 	for i := 0; i < maxWaiting; i++ {

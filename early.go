@@ -105,13 +105,14 @@ func init() {
 	_ = (*sentinels)(nil).ask
 	_ = (*sentinels)(nil).compare
 	_ = (*sentinels)(nil).dial
-	_ = (*sentinels)(nil).doubt
+	_ = (*sentinels)(nil).first
 	_ = (*sentinels)(nil).inTurn
 	_ = (*sentinels)(nil).keep
 	_ = (*sentinels)(nil).last
 	_ = (*sentinels)(nil).listen
 	_ = (*sentinels)(nil).master
 	_ = (*sentinels)(nil).watch
+	_ = (*sentinels)(nil).without
 	_ = (*session)(nil).fail
 	_ = (*session)(nil).pingPush
 	_ = (*session)(nil).value

@@ -128,6 +128,9 @@ func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt)
 		upgrade(m, a, w, r)
 		return
 	}
+	// Or the proxy would begin a session that nobody counts or bounds. A node that says 101 all
+	// the same is refused.
+	delete(r.Header, "Upgrade")
 	if r.ContentLength != 0 {
 		a.body = &clientBody{body: r.Body}
 		r.Body = a.reader()

@@ -245,12 +245,14 @@ func jitter(wait time.Duration) time.Duration {
 // connect makes the connection for look-ups and, where the server pushes, the
 // one for its news.
 func (k *link) connect() (*session, error) {
+	namedBy := ""
 	if k.sentinels != nil {
-		master, err := k.sentinels.master()
+		master, by, err := k.sentinels.master()
 		if err != nil {
 			return nil, err
 		}
 		k.endpoint = master
+		namedBy = by
 	}
 	conn, err := k.settings.dial(k.endpoint)
 	if err == nil && k.sentinels != nil {
@@ -261,12 +263,14 @@ func (k *link) connect() (*session, error) {
 	}
 	if err != nil {
 		if k.sentinels != nil {
-			k.sentinels.doubt()
+			k.sentinels.last(namedBy)
 		}
 		return nil, err
 	}
 	push, refusal, err := k.settings.startPush(k.endpoint, conn)
-	if err != nil {
+	if err == nil {
+		k.hungUp = 0
+	} else {
 		conn.Close()
 		k.hungUp++
 		if k.hungUp < maxHungUp {
@@ -280,17 +284,18 @@ func (k *link) connect() (*session, error) {
 	}
 	k.tellPush(refusal)
 	s := newSession(k.endpoint, conn, push)
-	if k.hungUp >= maxHungUp {
-		try := func() { s.fail(errTryPush) }
-		time.AfterFunc(tryPushAfter, try)
+	if k.hungUp == 0 {
+		return s, nil
 	}
-	k.hungUp = 0
+	try := func() { s.fail(errTryPush) }
+	time.AfterFunc(tryPushAfter, try)
+	k.hungUp = maxHungUp - 1 // if it still does, nobody has to wait
 	return s, nil
 }
 
 // A connection that breaks when push is asked for tells of a server that goes
 // away or of a proxy that hangs up on commands it does not know. After maxHungUp
-// times in a row it is taken for the latter, and push is tried again after
+// times in a row it is taken for the latter, and push is tried again, once, every
 // tryPushAfter.
 const (
 	maxHungUp    = 3
@@ -453,7 +458,7 @@ func (k *link) listen(s *session) {
 			s.fail(err)
 			return
 		}
-		s.heard.Store(time.Now().UnixNano())
+		s.heard.Store(moment(time.Now()))
 		if c != nil {
 			k.owner.changed(s, c)
 		}
@@ -475,7 +480,7 @@ type session struct {
 	news    redis.ConnWithTimeout
 
 	answered atomic.Int64 // how many look-ups and PINGs were
-	heard    atomic.Int64 // when push was last heard of, in Unix nanoseconds
+	heard    atomic.Int64 // the moment at which push was last heard of
 
 	once   sync.Once
 	broken chan struct{} // closed by fail
@@ -488,7 +493,7 @@ func newSession(endpoint string, conn, push redis.Conn) *session {
 	if push != nil {
 		s.news = push.(redis.ConnWithTimeout)
 	}
-	s.heard.Store(time.Now().UnixNano())
+	s.heard.Store(moment(time.Now()))
 	return s
 }
 

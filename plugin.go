@@ -84,8 +84,8 @@ type RedisConfig struct {
 	// Password authenticates Username. Default "": no AUTH is sent.
 	Password string `json:"password,omitempty"`
 	// PasswordFile is the path of a file that holds the password instead, and
-	// nothing else but a line's end. It is read at the start and again at each
-	// new connection. Default "": Password counts.
+	// nothing else but a line's end. It is read at each reload of
+	// Traefik's configuration, and at each new connection. Default "": Password counts.
 	PasswordFile string `json:"passwordFile,omitempty"`
 	// DB is the database to select. Default 0, the only one of a Cluster.
 	DB int `json:"db,omitempty"`

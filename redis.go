@@ -237,7 +237,7 @@ func (s *redisSettings) dialAs(endpoint string, who *login) (redis.Conn, error) 
 		if config != nil {
 			look = "if it wants a certificate of ours, set redis.tls.cert and redis.tls.key"
 		}
-		return nil, fmt.Errorf("the server hung up on our first words: %s: %s", err.Error(), look)
+		return nil, fmt.Errorf("the server hung up on our first words: %w: %s", err, look)
 	}
 	return nil, err
 }
@@ -344,12 +344,23 @@ var hints = []struct{ prefix, look string }{
 // wording turns an error of the server or of the connection into words that name
 // the option to look at. No error here contains a password (see censor).
 func wording(err error) string {
-	return hinted(err.Error(), "redis.username, redis.password and redis.passwordFile", "redis.username")
+	return hinted(withoutOurPort(err), "redis.username, redis.password and redis.passwordFile", "redis.username")
 }
 
 // sentinelWording is wording for what a Sentinel says.
 func sentinelWording(err error) string {
-	return hinted(err.Error(), "redis.sentinel.username and redis.sentinel.password", "redis.sentinel.username")
+	return hinted(withoutOurPort(err), "redis.sentinel.username and redis.sentinel.password", "redis.sentinel.username")
+}
+
+// withoutOurPort is an error's text, and the same for the same failure of another connection,
+// since some failures are logged once.
+func withoutOurPort(err error) string {
+	text := err.Error()
+	var op *net.OpError
+	if errors.As(err, &op) && op.Source != nil {
+		text = strings.Replace(text, op.Source.String()+"->", "", 1)
+	}
+	return text
 }
 
 // hinted adds the hint to a text that has one.

@@ -62,7 +62,7 @@ const lastWords = 30 * time.Second
 type tunnel struct {
 	client  net.Conn // nil: it has not started
 	node    net.Conn
-	half    atomic.Int64  // Unix nanoseconds: until when the other side may go on; 0: none is done
+	half    atomic.Int64  // the moment until which the other side may go on; 0: none is done
 	ended   atomic.Int32  // directions that do not go on
 	broken  atomic.Bool   // one of them has closed both connections, in takeStockInTurn
 	plain   bool          // neither side speaks TLS, whose end may take time, and place is all that it holds
@@ -77,21 +77,21 @@ type tunnel struct {
 type silence struct {
 	untold time.Duration // how long it may take until what a direction has carried is known
 	most   int64         // nanoseconds: if nothing was noted for so long, there was silence for all of the limit
-	since  atomic.Int64  // Unix nanoseconds
+	since  atomic.Int64  // a moment
 }
 
 // newSilence is that of a session that has just begun.
 func newSilence(limit time.Duration) *silence {
 	s := &silence{untold: limit / 3}
 	s.most = int64(limit + s.untold) // what the other direction has carried may be untold
-	s.since.Store(time.Now().UnixNano())
+	s.since.Store(moment(time.Now()))
 	return s
 }
 
 // note notes that a session has carried something.
 func (t *tunnel) note(carried int64) {
 	if carried > 0 && t.silence != nil {
-		t.silence.since.Store(time.Now().UnixNano())
+		t.silence.since.Store(moment(time.Now()))
 	}
 }
 
@@ -207,6 +207,7 @@ func takeStockInTurn() {
 	var tcp *net.TCPConn
 	var ok bool
 	var now, next time.Time
+	var at int64
 	var after, patience time.Duration
 	var woken bool
 	for {
@@ -216,10 +217,11 @@ func takeStockInTurn() {
 		woken = errors.Is(d.err, os.ErrDeadlineExceeded)
 		if woken && t.half.Load() == 0 {
 			now = time.Now()
+			at = int64(now.Sub(began)) // as moment does it
 			if t.silence != nil && d.carried > 0 {
-				t.silence.since.Store(now.UnixNano())
+				t.silence.since.Store(at)
 			}
-			if t.silence == nil || now.UnixNano()-t.silence.since.Load() < t.silence.most {
+			if t.silence == nil || at-t.silence.since.Load() < t.silence.most {
 				after = 0
 				if t.silence != nil {
 					after = t.silence.untold
@@ -332,7 +334,7 @@ func pause(d *direction) time.Duration {
 // been silent for too long.
 func stays(t *tunnel, carried int64, err error) bool {
 	t.note(carried)
-	return mayGoOn(t, err) && (t.silence == nil || time.Now().UnixNano()-t.silence.since.Load() < t.silence.most)
+	return mayGoOn(t, err) && (t.silence == nil || moment(time.Now())-t.silence.since.Load() < t.silence.most)
 }
 
 // mayGoOn tells whether a direction's wait was only broken off by wake.
@@ -341,7 +343,7 @@ func mayGoOn(t *tunnel, err error) bool {
 		return false
 	}
 	until := t.half.Load()
-	return until == 0 || time.Now().UnixNano() < until
+	return until == 0 || moment(time.Now()) < until
 }
 
 // wake has a direction wait for something to carry for so long at the most; 0: as long
@@ -355,7 +357,7 @@ func wake(d *direction, after time.Duration) {
 		_ = d.from.SetReadDeadline(at)
 	}
 	if until := d.t.half.Load(); until != 0 { // maybe only since then
-		_ = d.from.SetReadDeadline(time.Unix(0, until))
+		_ = d.from.SetReadDeadline(atMoment(until))
 	}
 }
 
@@ -427,7 +429,7 @@ func saidDone(d *direction) bool {
 		return false
 	}
 	until := time.Now().Add(lastWords)
-	d.t.half.Store(until.UnixNano())
+	d.t.half.Store(moment(until))
 	_ = d.to.SetReadDeadline(until)
 	_ = d.from.SetWriteDeadline(until)
 	return true

@@ -36,24 +36,30 @@ func (w *sentinels) inTurn() []string {
 	return append([]string{}, w.order...)
 }
 
-// last makes an endpoint the last one to ask.
+// first makes an endpoint the first one to ask.
+func (w *sentinels) first(endpoint string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.order = append([]string{endpoint}, w.without(endpoint)...)
+}
+
+// last makes an endpoint the last one to ask: it does not answer, or the master that it
+// has named is none, and a Sentinel that is cut off from the others would name it for ever.
 func (w *sentinels) last(endpoint string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var order []string
-	for _, other := range w.order {
-		if other != endpoint {
-			order = append(order, other)
-		}
-	}
-	w.order = append(order, endpoint)
+	w.order = append(w.without(endpoint), endpoint)
 }
 
-// doubt makes the Sentinel that named the master the last one to ask: the master
-// that it named is none, and a Sentinel that is cut off from the others would
-// name it for ever.
-func (w *sentinels) doubt() {
-	w.last(w.inTurn()[0])
+// without returns the others in their order. The lock is held.
+func (w *sentinels) without(endpoint string) []string {
+	var others []string
+	for _, other := range w.order {
+		if other != endpoint {
+			others = append(others, other)
+		}
+	}
+	return others
 }
 
 // dial connects to a Sentinel.
@@ -65,18 +71,18 @@ func (w *sentinels) dial(endpoint string) (redis.Conn, error) {
 }
 
 // master asks one Sentinel after the other for the address of the master, until
-// one knows.
-func (w *sentinels) master() (string, error) {
+// one knows, and returns who that was, too.
+func (w *sentinels) master() (master, by string, err error) {
 	var faults []string
 	for _, endpoint := range w.inTurn() {
 		master, err := w.ask(endpoint)
 		if err == nil {
-			return master, nil
+			return master, endpoint, nil
 		}
 		faults = append(faults, fmt.Sprintf("Sentinel %s: %s", endpoint, sentinelWording(err)))
 		w.last(endpoint)
 	}
-	return "", errors.New(strings.Join(faults, "; "))
+	return "", "", errors.New(strings.Join(faults, "; "))
 }
 
 // ask asks a single Sentinel.
@@ -124,7 +130,7 @@ func isMaster(conn redis.Conn) error {
 // makes the link connect again when the master is another one.
 func (w *sentinels) watch(k *link) {
 	defer recovered("listening to the Sentinels")
-	told := ""
+	told := map[string]string{} // what each has failed with since one was heard
 	for turn := 0; ; turn++ {
 		endpoint := w.settings.endpoints[turn%len(w.settings.endpoints)]
 		heard, err := w.listen(endpoint, k)
@@ -132,10 +138,10 @@ func (w *sentinels) watch(k *link) {
 			return
 		}
 		if heard {
-			told = ""
+			told = map[string]string{}
 		}
-		if text := sentinelWording(err); text != told {
-			told = text
+		if text := sentinelWording(err); text != told[endpoint] {
+			told[endpoint] = text
 			log.Printf("dynamicforward redis Sentinel %s: %s", endpoint, text)
 		}
 		choose(time.After(maxRetry-jitter(maxRetry)), k.ctx.Done())
@@ -174,6 +180,7 @@ func (w *sentinels) listen(endpoint string, k *link) (heard bool, err error) {
 		// name, old host, old port, new host, new port
 		words := strings.Fields(news)
 		if len(words) == 5 && words[0] == w.settings.sentinel.MasterName {
+			w.first(endpoint) // others may not have heard yet
 			k.renew(fmt.Errorf("the Sentinels have made %s the master", net.JoinHostPort(words[3], words[4])))
 		}
 	}
@@ -190,7 +197,7 @@ func (w *sentinels) compare(k *link) {
 	if s == nil {
 		return
 	}
-	master, err := w.master()
+	master, _, err := w.master()
 	if err == nil && master != s.endpoint {
 		k.renew(fmt.Errorf("the Sentinels name %s as the master", master))
 	}

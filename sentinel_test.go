@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"log"
 	"net"
 	"strings"
 	"sync"
@@ -104,7 +105,7 @@ func TestTheSentinelsAreAskedInTurn(t *testing.T) {
 
 	good.names("")
 	w := table.source.(*link).sentinels
-	_, err := w.master()
+	_, _, err := w.master()
 	for _, want := range []string{
 		"connection refused",
 		"Sentinel " + ignorant.addr + `: knows no master "game": look at redis.sentinel.masterName`,
@@ -186,6 +187,40 @@ func TestASwitchThatNobodyToldIsFound(t *testing.T) {
 	await(t, table, "a", "1", "10.0.0.2:2")
 }
 
+// Who has told of a switch is who is asked for the master, whoever was before: another
+// Sentinel may not know yet, or be cut off from the others with the old master.
+func TestTheSentinelThatToldIsAsked(t *testing.T) {
+	old := masterWith(t, "master", "10.0.0.1:1")
+	master := masterWith(t, "master", "10.0.0.2:2")
+	behind := newFakeSentinel(t, old.addr)
+	behind.handle("SUBSCRIBE", func(_ *fakeRedisConn, _ []string) string { return "-ERR not now\r\n" })
+	told := newFakeSentinel(t, old.addr)
+	table := sentinelTable(t, nil, behind.addr, told.addr)
+	expect(t, table, "a", "1", "10.0.0.1:1")
+	behind.awaitCount("SENTINEL", 2) // to connect, and when the other one was listened to
+	told.names(master.addr)
+	told.tells(t, "game")
+	await(t, table, "a", "1", "10.0.0.2:2")
+	if n := behind.count("SENTINEL"); n != 2 {
+		t.Errorf("the other one was asked %d times more", n-2)
+	}
+}
+
+// A master that cannot be reached is held against who has named it, not against who has
+// told of another one meanwhile.
+func TestTheSentinelThatNamedADeadMasterIsAskedLast(t *testing.T) {
+	settings := testSettings(t, "a:1", func(r *RedisConfig) {
+		r.Endpoints = []string{"a:1", "b:1", "c:1"}
+		r.Sentinel = &SentinelConfig{MasterName: "game"}
+	})
+	w := newSentinels(settings)
+	w.first("c:1")
+	w.last("a:1")
+	if got := strings.Join(w.inTurn(), " "); got != "c:1 b:1 a:1" {
+		t.Errorf("they are asked in the order %s", got)
+	}
+}
+
 // The master goes on serving while no Sentinel answers, and a Sentinel that
 // comes back is listened to again.
 func TestTheMasterOutlivesTheSentinels(t *testing.T) {
@@ -203,4 +238,44 @@ func TestTheMasterOutlivesTheSentinels(t *testing.T) {
 	sentinel.names(second.addr)
 	sentinel.tells(t, "game")
 	await(t, table, "a", "1", "10.0.0.2:2")
+}
+
+// lines is what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text string
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text += string(p)
+	return len(p), nil
+}
+
+// all returns it.
+func (l *lines) all() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text
+}
+
+// Each Sentinel that does not answer is logged once, however long that lasts.
+func TestSentinelsThatDoNotAnswerAreLoggedOnce(t *testing.T) {
+	logged := &lines{}
+	before := log.Writer()
+	log.SetOutput(logged)
+	defer log.SetOutput(before)
+	gone := refused(t)
+	master := masterWith(t, "master", "10.0.0.1:1")
+	silent := newFakeSentinel(t, master.addr)
+	silent.handle("SUBSCRIBE", func(_ *fakeRedisConn, _ []string) string { return "" })
+	sentinelTable(t, func(c *Config) { c.Redis.ReadTimeout = "100ms" }, gone, silent.addr)
+	silent.awaitCount("SUBSCRIBE", 3)
+	for _, endpoint := range []string{gone, silent.addr} {
+		if n := strings.Count(logged.all(), "redis Sentinel "+endpoint+": "); n != 1 {
+			t.Errorf("%d lines about %s, want 1:\n%s", n, endpoint, logged.all())
+		}
+	}
 }

@@ -523,9 +523,9 @@ func TestSilenceIsWhatIsCertain(t *testing.T) {
 		{"half, with none left", 0, 0, os.ErrDeadlineExceeded, -time.Minute, false},
 	} {
 		session := &tunnel{silence: newSilence(limit)}
-		session.silence.since.Store(time.Now().Add(-c.since).UnixNano())
+		session.silence.since.Store(moment(time.Now().Add(-c.since)))
 		if c.lastWord != 0 {
-			session.half.Store(time.Now().Add(c.lastWord).UnixNano())
+			session.half.Store(moment(time.Now().Add(c.lastWord)))
 		}
 		if got := stays(session, c.carried, c.err); got != c.want {
 			t.Errorf("%s: stays: %v", c.name, got)

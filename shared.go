@@ -78,6 +78,16 @@ func (s *shared) end(settings string, t *sharedThing) {
 	t.thing.close()
 }
 
+// began is what moments count from.
+var began = time.Now()
+
+// moment makes one number of a time: nanoseconds since began. Unlike Unix time they do not
+// jump when somebody sets the clock.
+func moment(at time.Time) int64 { return int64(at.Sub(began)) }
+
+// atMoment makes a time of a moment.
+func atMoment(moment int64) time.Time { return began.Add(time.Duration(moment)) }
+
 // forGood runs what all sessions need and nothing else would begin again: once more each
 // time that a panic has ended it.
 func forGood(doing string, run func()) {

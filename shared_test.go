@@ -2,6 +2,7 @@ package dynamicforward
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 )
@@ -12,6 +13,18 @@ type thing struct{ closed chan struct{} }
 func (t *thing) close() { close(t.closed) }
 
 func openThing() closer { return &thing{closed: make(chan struct{})} }
+
+// A moment is not the clock's, which somebody may set.
+func TestMomentsGoByTheMonotonicClock(t *testing.T) {
+	now := time.Now()
+	back := atMoment(moment(now))
+	if !back.Equal(now) {
+		t.Errorf("%s has become %s", now, back)
+	}
+	if !strings.Contains(back.String(), " m=") {
+		t.Errorf("%s has no reading of the monotonic clock", back)
+	}
+}
 
 func TestEqualSettingsShareOneThing(t *testing.T) {
 	s := &shared{things: map[string]*sharedThing{}, linger: time.Hour}

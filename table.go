@@ -328,7 +328,7 @@ func (t *table) outlives(r *route) bool {
 		return false
 	}
 	vouched := r.read
-	if heard := time.Unix(0, r.session.heard.Load()); r.session.push != nil && heard.After(vouched) {
+	if heard := atMoment(r.session.heard.Load()); r.session.push != nil && heard.After(vouched) {
 		vouched = heard
 	}
 	return time.Since(vouched) < t.settings.staleTTL
@@ -494,21 +494,21 @@ func (t *table) look() {
 	}
 }
 
-// tick has routes read again that were not for long. While Redis does not answer
-// it begins an epoch instead: staleTTL may be over.
+// tick has routes read again that were not for long. While Redis, or one server of a
+// Cluster, does not answer, it begins an epoch: staleTTL may be over.
 func (t *table) tick() {
+	defer recovered("looking after the routing table")
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.source.whole() {
-		t.recheck()
-	} else {
+	if !t.source.whole() {
 		t.begin()
 	}
+	t.recheck()
 	t.recheckWatches()
 }
 
 // recheck goes on through the routes, where it left off, and has those read again
-// that were not for long. Those that are gone leave rounds when it comes by. No route
+// that were not for long, if who holds them answers. Those that are gone leave rounds when it comes by. No route
 // is visited twice at a time: in vain, and where there are few, hundreds of times.
 func (t *table) recheck() {
 	if len(t.rounds) > 2*t.routes.count+recheckVisits {
@@ -532,7 +532,7 @@ func (t *table) recheck() {
 			t.rounds = t.rounds[:last]
 			continue
 		}
-		if r.session.push != nil && now.Sub(r.read) >= recheckAfter {
+		if r.session.push != nil && now.Sub(r.read) >= recheckAfter && t.source.session(r.slot) != nil {
 			t.fetch(r.key, r.field, true)
 			asked++
 		}

@@ -294,6 +294,13 @@ func TestAProxyThatHangsUpOnPushIsARefusal(t *testing.T) {
 	if n := redis.count("SUBSCRIBE"); n != maxHungUp || table.source.session(0).push != nil {
 		t.Errorf("after %d attempts push is %v", n, table.source.session(0).push)
 	}
+	before := table.source.session(0)
+	before.fail(errTryPush)
+	again := func() bool { now := table.source.session(0); return now != nil && now != before }
+	waitFor(t, "another session", again)
+	if n := redis.count("SUBSCRIBE"); n != maxHungUp+1 {
+		t.Errorf("push was tried %d times more, want once", n-maxHungUp)
+	}
 }
 
 func TestAFlushIsAChangeOfEverything(t *testing.T) {
@@ -451,10 +458,10 @@ func TestStaleTTLEndsWhatIsKnown(t *testing.T) {
 	expect(t, table, "a", "1", "10.0.0.1:1")
 
 	r := table.routes.get("a", "1")
-	heard := time.Unix(0, r.session.heard.Load())
+	heard := atMoment(r.session.heard.Load())
 	r.read = heard.Add(-2 * time.Hour)
 	expect(t, table, "a", "1", "10.0.0.1:1") // the link vouched for it until it was lost
-	r.session.heard.Store(heard.Add(-2 * time.Hour).UnixNano())
+	r.session.heard.Store(moment(heard.Add(-2 * time.Hour)))
 	expect(t, table, "a", "1", "redis-down")
 
 	other := redisWith(t, "a", "1", "10.0.0.1:1")

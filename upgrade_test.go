@@ -642,7 +642,7 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 		noted := noteDeadlines(d)
 		d.t.silence = newSilence(limit)
 		since := time.Now().Add(-c.since)
-		d.t.silence.since.Store(since.UnixNano())
+		d.t.silence.since.Store(moment(since))
 		d.carried = c.carried
 		d.err = os.ErrDeadlineExceeded
 		d.src.N = 1
@@ -651,7 +651,7 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 		}
 		want := time.Now().Add(limit / 3)
 		lastWord := want.Add(limit)
-		half := func() { d.t.half.Store(lastWord.UnixNano()) }
+		half := func() { d.t.half.Store(moment(lastWord)) }
 		switch c.half {
 		case "before":
 			want = lastWord
@@ -664,7 +664,7 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 		if which == 1 || (again == true) != c.again { // nil: it is closed
 			t.Fatalf("%s: goes on: %v", c.name, again)
 		}
-		if told := d.t.silence.since.Load() != since.UnixNano(); told != c.told {
+		if told := d.t.silence.since.Load() != moment(since); told != c.told {
 			t.Errorf("%s: noted as carried: %v", c.name, told)
 		}
 		if !c.again {
@@ -674,7 +674,7 @@ func TestADirectionThatWasOnlyToTellGoesOn(t *testing.T) {
 			t.Errorf("%s: is to tell %s after %s", c.name, late, want)
 		}
 		if c.half == "meanwhile" {
-			if last := noted.next(t); last.UnixNano() != lastWord.UnixNano() {
+			if last := noted.next(t); !last.Equal(lastWord) {
 				t.Errorf("%s: until %s, want %s", c.name, last, lastWord)
 			}
 		}
@@ -735,7 +735,7 @@ func TestAMiddleBufferIsGivenBackInSilence(t *testing.T) {
 		before := silenced.count.Load()
 		now := time.Now()
 		if c.half {
-			d.t.half.Store(now.Add(c.after).UnixNano())
+			d.t.half.Store(moment(now.Add(c.after)))
 		}
 		rest(t, d)
 		if which, again := choose(d.again, time.After(fakeRedisPatience)); which == 1 || again != true {
@@ -871,7 +871,7 @@ func TestAPanicWhileStockIsTakenEndsTheSession(t *testing.T) {
 		d.err = os.ErrDeadlineExceeded
 		d.src.N = 1
 		if !inTurn {
-			d.t.half.Store(time.Now().Add(time.Hour).UnixNano())
+			d.t.half.Store(moment(time.Now().Add(time.Hour)))
 		}
 		noteDeadlines(d).meanwhile = func() { panic("for the test") }
 		rest(t, d)
@@ -1078,7 +1078,7 @@ func TestWhoIsLeftHasLastWords(t *testing.T) {
 	if rest, err := io.ReadAll(listener); len(rest) != 0 || err != nil {
 		t.Errorf("the other side hears %q, %v", rest, err)
 	}
-	if left := time.Until(time.Unix(0, d.t.half.Load())); left <= 0 || left > lastWords {
+	if left := time.Until(atMoment(d.t.half.Load())); left <= 0 || left > lastWords {
 		t.Errorf("it has %s, want %s", left, lastWords)
 	}
 }

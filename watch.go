@@ -20,6 +20,7 @@ type watch struct {
 	field    string
 	slot     int              // of the key, in a Cluster
 	sessions map[*tunnel]bool // that lead where it leads
+	dial     string           // the address that all of them lead to, but those that are being closed; "": not known
 	epoch    int64            // the table's, in which it was last found true
 	read     time.Time        // when that was asked for
 	place    int              // in rounds
@@ -63,6 +64,9 @@ func (t *table) watch(session *tunnel, r *route) {
 		t.watched.add(w)
 	}
 	w.sessions[session] = true
+	if session.place.address != w.dial {
+		w.dial = ""
+	}
 	session.watched = &watched{table: t, key: r.key, field: r.field}
 	known := t.get(r.key, r.field)
 	use, _, _ := t.trust(known)
@@ -131,11 +135,18 @@ func (t *table) settle(r *route) {
 	}
 	w.epoch = t.epoch
 	w.read = r.read
+	if r.node != nil && r.node.dial == w.dial {
+		return
+	}
 	var astray []*tunnel
 	for session := range w.sessions {
 		if r.node == nil || r.node.dial != session.place.address {
 			astray = append(astray, session)
 		}
+	}
+	w.dial = ""
+	if r.node != nil {
+		w.dial = r.node.dial
 	}
 	if len(astray) > 0 {
 		logFailure(errRouteChange, "the route has gone or moved: closing %d sessions (key %q, field %q)", len(astray), r.key, r.field)
@@ -147,10 +158,15 @@ func (t *table) settle(r *route) {
 // is copied is not looked at, so nobody knows whether one would land in the middle
 // of another frame.
 func closeSessions(sessions []*tunnel) {
-	defer recovered("closing sessions")
 	for _, session := range sessions {
-		session.close()
+		closeSession(session)
 	}
+}
+
+// closeSession closes one. If it panics the others are closed all the same.
+func closeSession(session *tunnel) {
+	defer recovered("closing a session")
+	session.close()
 }
 
 // recheckWatches goes on through the watched routes, where it left off, and has

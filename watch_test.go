@@ -110,6 +110,12 @@ func TestWhatRedisSaysOfItselfEndsNoSession(t *testing.T) {
 
 func TestARouteThatMovesDuringTheHandshakeEndsItsSession(t *testing.T) {
 	w, _, _ := watchingWorld(t)
+	w.tell()
+	w.m.table.mu.Lock()
+	if leads := w.m.table.watched.keys[wgamedKey]["1"].dial; leads != w.node {
+		t.Errorf("the first session leads to %q, want %q, known without a look", leads, w.node)
+	}
+	w.m.table.mu.Unlock()
 	r, _, err := w.m.table.find(context.Background(), wgamedKey, "1")
 	if err != nil {
 		t.Fatal(err)

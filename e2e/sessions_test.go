@@ -116,6 +116,25 @@ func TestAFailedHandshakeTakesNoPlace(t *testing.T) {
 	}
 }
 
+// A body would take a handshake past the count, and past all that bounds sessions: nobody
+// switches for it, not even with a node that does so unasked.
+func TestAHandshakeWithABodyBeginsNoSession(t *testing.T) {
+	path := route(t, stack.Options{"websocket": stack.Options{"maxPerNode": 1}})
+	eager := started[*stack.RawNode](t)(stack.StartRawNode(stack.AfterRequest(func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(io.Discard, c)
+	})))
+	target := path + place(t, eager.Addr())
+	for _, body := range [][]string{
+		{"Content-Length: 4", "", "body"},
+		{"Transfer-Encoding: chunked", "", "4", "body", "0", ""},
+	} {
+		c := dial(t)
+		c.send(t, append(handshake(target), body...)...)
+		wantAnswer(t, c.receive(t), 502, "node-down")
+	}
+}
+
 // Never more than maxPerNode, however many come at once.
 func TestMaxPerNodeHoldsInARush(t *testing.T) {
 	const limit, clients = 10, 200
