@@ -17,7 +17,8 @@ type TargetsConfig struct {
 	// range of ports if not all are meant: "10.0.0.0/8",
 	// "10.1.2.0/24:7000-7999", "[fd00::/8]:7000", "game.example.com:443".
 	// Default empty: every address but those that are never forwarded to, which
-	// are link-local, multicast, unspecified and cloud metadata ones.
+	// are link-local, multicast, unspecified and broadcast ones, and what clouds
+	// have for their machines alone, such as metadata.
 	Allow []string `json:"allow,omitempty"`
 }
 
@@ -28,12 +29,23 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),          // "this network": Linux takes 0.0.0.0 for itself
 	netip.MustParsePrefix("255.255.255.255/32"), // broadcast
 	netip.MustParsePrefix("169.254.169.254/32"), // metadata: AWS, Azure, Google Cloud and others
-	netip.MustParsePrefix("fd00:ec2::254/128"),  // metadata: AWS over IPv6
+	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS over IPv6: metadata (::254), credentials of pods (::23), and its other services of a machine's own
+	netip.MustParsePrefix("fd20:ce::254/128"),   // metadata: Google Cloud over IPv6
 	netip.MustParsePrefix("100.100.100.200/32"), // metadata: Alibaba Cloud
+	netip.MustParsePrefix("fd00:100::100:200/128"),
+	netip.MustParsePrefix("168.63.129.16/32"),       // Azure's channel between a machine and its host
+	netip.MustParsePrefix("192.0.0.192/32"),         // metadata: Oracle Cloud Classic
+	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), // metadata: Oracle Cloud over IPv6
+	netip.MustParsePrefix("fd00:42::42/128"),        // metadata: Scaleway over IPv6
+	netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"),  // metadata: Linode over IPv6
 }
 
-// nat64 is where IPv6-only networks put IPv4 addresses (RFC 6052).
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+// Where IPv6-only networks put IPv4 addresses: everybody's (RFC 6052), in the last four bytes,
+// and those for use within a network (RFC 8215), there or further in front (RFC 6052, 2.2).
+var (
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")
+	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48")
+)
 
 // fence decides which addresses are dialed. It is asked at every dial, with the
 // address that is really meant: a name may resolve to another one each time.
@@ -89,10 +101,10 @@ func parsePermit(entry string) (permit, error) {
 		p.network = netip.PrefixFrom(address, address.BitLen())
 		return p, nil
 	}
-	if host == "" || strings.ContainsAny(host, "/:*[]@ \t%_?#\\") || strings.Trim(host, "0123456789.") == "" {
+	if host == "" || strings.ContainsAny(host, "/:*[]@, \t%?#\\") || strings.Trim(host, "0123456789.-") == "" {
 		return p, errors.New("cannot be read")
 	}
-	p.name = strings.ToLower(host)
+	p.name = strings.ToLower(strings.TrimSuffix(host, ".")) // as allows has it
 	return p, nil
 }
 
@@ -224,7 +236,7 @@ func (f *fence) allows(host string, address netip.Addr, port string) bool {
 
 // neverNames are the names of cloud metadata, for who cannot see what they resolve
 // to.
-var neverNames = []string{"metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
+var neverNames = []string{"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
 
 // admit checks an address that somebody else dials. What a name resolves to is
 // theirs to know, so networks in targets.allow permit no name; one that is no name
@@ -261,9 +273,12 @@ func isNeverName(host string) bool {
 
 // isNever tells whether an address is one that is never forwarded to.
 func isNever(address netip.Addr) bool {
-	if nat64.Contains(address) {
-		bytes := address.As16()
-		address, _ = netip.AddrFromSlice(bytes[12:])
+	if nat64.Contains(address) || nat64Local.Contains(address) {
+		b := address.As16()
+		if b[13] == 0 && b[14] == 0 && b[15] == 0 && nat64Local.Contains(address) { // by prefixes of 48, 56 and 64 bits
+			return isNeverNode([]byte{b[6], b[7], b[9], b[10]}) || isNeverNode([]byte{b[7], b[9], b[10], b[11]}) || isNeverNode(b[9:13])
+		}
+		address, _ = netip.AddrFromSlice(b[12:])
 	}
 	if address.IsUnspecified() || address.IsLinkLocalUnicast() || address.IsMulticast() {
 		return true
@@ -274,4 +289,10 @@ func isNever(address netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// isNeverNode is isNever for four bytes that may be an IPv4 address, or not even one of a node.
+func isNeverNode(bytes []byte) bool {
+	address, _ := netip.AddrFromSlice(bytes)
+	return bytes[0] != 0 && !address.IsMulticast() && isNever(address)
 }

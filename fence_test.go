@@ -33,11 +33,30 @@ func TestWhichAddressesAreForwardedTo(t *testing.T) {
 		{address: "ff02::1", port: "80"},
 		{address: "255.255.255.255", port: "80"},
 		{address: "fd00:ec2::254", port: "80"},
+		{address: "fd00:ec2::23", port: "80"},
+		{address: "fd20:ce::254", port: "80"},
+		{address: "fd20:ce::253", port: "80", want: true},
 		{address: "100.100.100.200", port: "80"},
+		{address: "fd00:100::100:200", port: "80"},
+		{address: "168.63.129.16", port: "32526"},
+		{address: "168.63.129.17", port: "80", want: true},
+		{address: "192.0.0.192", port: "80"},
+		{address: "fd00:c1::a9fe:a9fe", port: "80"},
+		{address: "fd00:42::42", port: "80"},
+		{address: "fd00:a9fe:a9fe::1", port: "80"},
 		{address: "::ffff:169.254.169.254", port: "80"},
 		{address: "::ffff:0.0.0.0", port: "80"},
 		{address: "64:ff9b::a9fe:a9fe", port: "80"},
 		{address: "64:ff9b::a00:1", port: "80", want: true},
+		{address: "64:ff9b:1::a9fe:a9fe", port: "80"},
+		{address: "64:ff9b:1:2::a00:1", port: "80", want: true},
+		{address: "64:ff9b:1:a9fe:a9:fe00::", port: "80"},
+		{address: "64:ff9b:1:a00:0:700::", port: "80", want: true},
+		{address: "64:ff9b:1:2a9:fe:a9fe::", port: "80"},
+		{address: "64:ff9b:1:20a:0:7::", port: "80", want: true},
+		{address: "64:ff9b:1:e00a:0:7::", port: "80", want: true},
+		{address: "64:ff9b:1:2:a9:fea9:fe00:0", port: "80"},
+		{address: "64:ff9b:1:2:a:0:700:0", port: "80", want: true},
 
 		{allow: "10.0.0.0/8", address: "10.1.2.3", port: "80", want: true},
 		{allow: "10.0.0.0/8", address: "::ffff:10.1.2.3", port: "80", want: true},
@@ -60,6 +79,8 @@ func TestWhichAddressesAreForwardedTo(t *testing.T) {
 		{allow: "game.example.com:443", host: "game.example.com", address: "203.0.113.1", port: "80"},
 		{allow: "game.example.com:443", host: "other.example.com", address: "203.0.113.1", port: "443"},
 		{allow: "game.example.com:443", address: "203.0.113.1", port: "443"},
+		{allow: "game.example.com.", host: "game.example.com", address: "203.0.113.1", port: "443", want: true},
+		{allow: "wgame_1:80", host: "wgame_1", address: "203.0.113.1", port: "80", want: true},
 		{allow: "game.example.com", host: "game.example.com", address: "169.254.169.254", port: "80"},
 	} {
 		f, err := newFence(&TargetsConfig{Allow: strings.Fields(c.allow)}, &net.Dialer{})
@@ -76,7 +97,7 @@ func TestWhichAddressesAreForwardedTo(t *testing.T) {
 func TestEntriesThatCannotBeRead(t *testing.T) {
 	for _, entry := range []string{
 		"", ":80", "10.0.0.0/33", "10.0.0.0/8:", "10.0.0.0/8:x", "10.0.0.0/8:1-", "10.0.0.0/8:2-1", "10.0.0.0/8:1-65536",
-		"10.0.0", "1.2.3.4.5", "*.example.com", "http://a", "a b", "::ffff:10.0.0.0/104", "a/24", "[::1", "fd00::/8:80:",
+		"10.0.0", "1.2.3.4.5", "*.example.com", "http://a", "a b", "::ffff:10.0.0.0/104", "10.0.0.1-10.0.0.9", "10.0.0.1,10.0.0.2", "a,b", "a/24", "[::1", "fd00::/8:80:",
 	} {
 		_, err := newFence(&TargetsConfig{Allow: []string{entry}}, &net.Dialer{})
 		if err == nil || !strings.HasPrefix(err.Error(), "targets.allow: ") {

@@ -36,9 +36,12 @@ type redisSettings struct {
 // that a wrong path is found here.
 func newRedisSettings(config *RedisConfig) (*redisSettings, error) {
 	s := &redisSettings{
-		endpoints: config.Endpoints, username: config.Username, password: config.Password,
+		username: config.Username, password: config.Password,
 		passwordFile: config.PasswordFile, db: config.DB, tls: config.TLS,
 		sentinel: config.Sentinel, cluster: config.Cluster,
+	}
+	for _, endpoint := range config.Endpoints { // Traefik splits a text at its commas alone
+		s.endpoints = append(s.endpoints, strings.TrimSpace(endpoint))
 	}
 	if err := s.checkEndpoints(); err != nil {
 		return nil, err
@@ -98,7 +101,7 @@ func (s *redisSettings) checkEndpoints() error {
 	for _, endpoint := range s.endpoints {
 		if strings.HasPrefix(endpoint, unixPrefix) {
 			if !strings.HasPrefix(endpoint, unixPrefix+"/") {
-				return fmt.Errorf("redis.endpoints: %q names no socket: use unix:///path, with three slashes", endpoint)
+				return fmt.Errorf("redis.endpoints: %s names no socket: use unix:///path, with three slashes", quoted(endpoint))
 			}
 			if several {
 				return fmt.Errorf("redis.endpoints: %q: Sentinels and the nodes of a Cluster are reached by host:port: use that", endpoint)
@@ -107,6 +110,9 @@ func (s *redisSettings) checkEndpoints() error {
 				return fmt.Errorf("redis.tls: Redis speaks no TLS on the unix socket %q: remove redis.tls", endpoint)
 			}
 			continue
+		}
+		if strings.Contains(endpoint, "@") {
+			return fmt.Errorf("redis.endpoints: %s has a user or a password in it: use host:port, redis.username and redis.passwordFile", quoted(endpoint))
 		}
 		host, port, err := net.SplitHostPort(endpoint)
 		if err != nil || host == "" || port == "" {
@@ -144,7 +150,7 @@ func (s *redisSettings) secret() (string, error) {
 	}
 	content, err := os.ReadFile(s.passwordFile)
 	if err != nil {
-		return "", fmt.Errorf("redis.passwordFile: %w", err)
+		return "", fmt.Errorf("redis.passwordFile: %w", unread(s.passwordFile, err))
 	}
 	password := strings.TrimRight(string(content), "\r\n")
 	if password == "" {
@@ -288,8 +294,11 @@ func (l *login) introduce(c redis.Conn) error {
 }
 
 // censor takes the password out of an error: a server that does not know AUTH
-// repeats what it was sent.
+// repeats what it was sent, or the beginning of it.
 func (l *login) censor(err error) error {
+	if strings.HasPrefix(err.Error(), "ERR unknown command") {
+		return errors.New("ERR unknown command 'AUTH'")
+	}
 	if strings.Contains(err.Error(), l.password) {
 		return errors.New(strings.ReplaceAll(err.Error(), l.password, "***"))
 	}

@@ -29,10 +29,12 @@ func TestRedisOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 		{func(c *RedisConfig) { c.Endpoints = []string{"a:1", "b:1"} }, "redis.endpoints: one server has one address, and here are 2: set redis.sentinel.masterName if they are Sentinels, redis.cluster if they are a Cluster, or leave one"},
 		{func(c *RedisConfig) { c.Endpoints = []string{"redis.example.com"} }, `redis.endpoints: "redis.example.com" is no host:port: use one such as 127.0.0.1:6379`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"redis://a:6379"} }, `redis.endpoints: "redis://a:6379" is no host:port`},
+		{func(c *RedisConfig) { c.Endpoints = []string{"redis://:s3cret@a:6379"} }, `redis.endpoints: "…@a:6379" has a user or a password in it: use host:port, redis.username and redis.passwordFile`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"a:redis"} }, `redis.endpoints: "a:redis" has no port from 1 to 65535`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"a:65536"} }, `redis.endpoints: "a:65536" has no port from 1 to 65535`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"a:1", "b"}; sentinel(c) }, `redis.endpoints: "b" is no host:port`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"unix://run/redis.sock"} }, `redis.endpoints: "unix://run/redis.sock" names no socket: use unix:///path, with three slashes`},
+		{func(c *RedisConfig) { c.Endpoints = []string{"unix://:s3cret@/redis.sock"} }, `redis.endpoints: "…@/redis.sock" names no socket: use unix:///path, with three slashes`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"unix:///redis.sock"}; sentinel(c) }, `redis.endpoints: "unix:///redis.sock": Sentinels and the nodes of a Cluster are reached by host:port`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"unix:///redis.sock"}; c.Cluster = true }, `redis.endpoints: "unix:///redis.sock": Sentinels and the nodes of a Cluster are reached by host:port`},
 		{func(c *RedisConfig) { c.Endpoints = []string{"unix:///redis.sock"}; c.TLS = &types.ClientTLS{} }, `redis.tls: Redis speaks no TLS on the unix socket "unix:///redis.sock": remove redis.tls`},
@@ -43,12 +45,15 @@ func TestRedisOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 		{func(c *RedisConfig) { c.Username = "u" }, "redis.username: needs redis.password or redis.passwordFile"},
 		{func(c *RedisConfig) { c.Password = "p"; c.PasswordFile = empty }, "redis.passwordFile: there is redis.password too: remove one of them"},
 		{func(c *RedisConfig) { c.PasswordFile = filepath.Join(dir, "none") }, "redis.passwordFile: open " + filepath.Join(dir, "none")},
+		{func(c *RedisConfig) { c.PasswordFile = "s3cret" }, "redis.passwordFile: what it names, if it is a file, cannot be read: no such file or directory: use a path that begins with /"},
 		{func(c *RedisConfig) { c.PasswordFile = empty }, "redis.passwordFile: " + empty + " is empty: write the password into it"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{Cert: "/c.pem"} }, "redis.tls.cert: needs its key: set redis.tls.key"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{Key: "/c.key"} }, "redis.tls.key: needs the certificate that it belongs to: set redis.tls.cert"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{Cert: empty, Key: empty} }, "redis.tls.cert and redis.tls.key: tls: failed to find any PEM data"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{Cert: "/none.pem", Key: empty} }, "redis.tls.cert: open /none.pem"},
+		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{Cert: empty, Key: strings.Repeat("TUlJRXZn", 100)} }, "redis.tls.key: what it names, if it is a file, cannot be read: file name too long: use a path that begins with /"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{CA: "/none.pem"} }, "redis.tls.ca: open /none.pem"},
+		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{CA: " /none.pem"} }, "redis.tls.ca: open /none.pem"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{CA: empty} }, "redis.tls.ca: no certificate found: each must be a PEM, or the path of one"},
 		{func(c *RedisConfig) { c.TLS = &types.ClientTLS{CAOptional: true} }, "redis.tls.caOptional: means nothing to a client"},
 	} {
@@ -150,18 +155,40 @@ func TestErrorsOfAConnectionNameTheOption(t *testing.T) {
 func TestAPasswordIsInNoError(t *testing.T) {
 	redis := newFakeRedis(t)
 	repeat := func(_ *fakeRedisConn, args []string) string {
-		return "-ERR unknown command 'AUTH', with args beginning with: '" + strings.Join(args[1:], "' '") + "'\r\n"
-	}
-	redis.handle("AUTH", repeat)
-	for _, username := range []string{"", "gateway"} {
-		settings := testSettings(t, redis.addr, func(r *RedisConfig) {
-			r.Username = username
-			r.Password = "s3cret"
-		})
-		_, err := settings.dial(redis.addr)
-		if err == nil || strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), "'***'") {
-			t.Errorf("got %v", err)
+		said := "'" + strings.Join(args[1:], "' '")
+		if len(said) > 128 {
+			said = said[:128]
 		}
+		return "-ERR unknown command 'AUTH', with args beginning with: " + said + "'\r\n"
+	}
+	odd := func(_ *fakeRedisConn, args []string) string {
+		return "-ERR what is " + args[len(args)-1] + "?\r\n"
+	}
+	for _, answer := range []func(_ *fakeRedisConn, args []string) string{repeat, odd} {
+		redis.handle("AUTH", answer)
+		for _, username := range []string{"", "gateway"} {
+			for _, password := range []string{"s3cret", strings.Repeat("s3cret", 50)} { // Redis repeats 128 bytes
+				settings := testSettings(t, redis.addr, func(r *RedisConfig) {
+					r.Username = username
+					r.Password = password
+				})
+				_, err := settings.dial(redis.addr)
+				if err == nil || strings.Contains(err.Error(), "s3c") || !strings.HasPrefix(err.Error(), "ERR ") {
+					t.Errorf("got %v", err)
+				}
+			}
+		}
+	}
+}
+
+// A text, such as a label, becomes a list by its commas alone.
+func TestEndpointsMayHaveSpaceBetweenThem(t *testing.T) {
+	settings := testSettings(t, "", func(r *RedisConfig) {
+		r.Endpoints = []string{"a:1", " b:2", "c:3 "}
+		r.Sentinel = &SentinelConfig{MasterName: "game"}
+	})
+	if got := strings.Join(settings.endpoints, "|"); got != "a:1|b:2|c:3" {
+		t.Errorf("the endpoints are %s", got)
 	}
 }
 

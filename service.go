@@ -51,6 +51,9 @@ func (a *attempt) callService(w http.ResponseWriter, r *http.Request) {
 		r.RequestURI = r.URL.RequestURI() // Traefik's services go by it
 	}
 	r.Host = node.url.Host
+	if node.url.Scheme == "https" && node.url.Port() == "" {
+		r.Host = node.dial // or a service that goes by Host would take it for port 80, which nobody has permitted
+	}
 	r.Header[nodeHeader] = a.way.header
 	a.m.next.ServeHTTP(w, r)
 }

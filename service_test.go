@@ -32,7 +32,9 @@ func TestTheRoutersServiceGetsARewrittenRequest(t *testing.T) {
 		{"127.0.0.1:8888", "/ws", "http://127.0.0.1:8888/ws", "/ws", "127.0.0.1:8888"},
 		{"[::1]:8888", "/ws", "http://[::1]:8888/ws", "/ws", "[::1]:8888"},
 		{"game.example.com:80", "/a%2Fb", "http://game.example.com:80/a%2Fb", "/a%2Fb", "game.example.com:80"},
-		{"https://game.example.com", "/ws", "https://game.example.com/ws", "/ws", "game.example.com"},
+		{"https://game.example.com", "/ws", "https://game.example.com/ws", "/ws", "game.example.com:443"},
+		{"https://game.example.com:8443", "/ws", "https://game.example.com:8443/ws", "/ws", "game.example.com:8443"},
+		{"http://game.example.com", "/ws", "http://game.example.com/ws", "/ws", "game.example.com"},
 		{"http://127.0.0.1:8888/lobby/", "/ws", "http://127.0.0.1:8888/lobby/ws", "/lobby/ws", "127.0.0.1:8888"},
 		{"http://127.0.0.1:8888/a%2Fb", "/c%2Fd", "http://127.0.0.1:8888/a%2Fb/c%2Fd", "/a%2Fb/c%2Fd", "127.0.0.1:8888"},
 	} {
@@ -82,6 +84,7 @@ func TestWhatSomebodyElseMayDial(t *testing.T) {
 		{"", "game.example.com:80", true},
 		{"", "metadata.google.internal:80", false},
 		{"", "Metadata.Google.Internal.:80", false},
+		{"", "metadata:80", false},
 		{"", "2852039166:80", false},
 		{"", "0xa9fea9fe:80", false},
 		{"", "169.254.43518:80", false},

@@ -29,16 +29,16 @@ func parseTarget(value string) (*target, error) {
 	address := value
 	if !strings.Contains(value, "://") {
 		if _, _, err := net.SplitHostPort(value); err != nil {
-			return nil, fmt.Errorf("%w: %q is neither host:port nor a URL", errBadTarget, value)
+			return nil, fmt.Errorf("%w: %s is neither host:port nor a URL", errBadTarget, quoted(value))
 		}
 		address = "http://" + value
 	}
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q is neither host:port nor a URL", errBadTarget, value)
+		return nil, fmt.Errorf("%w: %s is neither host:port nor a URL", errBadTarget, quoted(value))
 	}
 	if err := checkTarget(u, address != value); err != nil {
-		return nil, fmt.Errorf("%w: %q %s", errBadTarget, value, err.Error())
+		return nil, fmt.Errorf("%w: %s %s", errBadTarget, quoted(value), err.Error())
 	}
 	port := u.Port()
 	switch {
@@ -48,6 +48,14 @@ func parseTarget(value string) (*target, error) {
 		port = "80"
 	}
 	return &target{url: u, address: value, dial: net.JoinHostPort(u.Hostname(), port)}, nil
+}
+
+// quoted is an address in quotes, for an error, without what may be a password in it.
+func quoted(address string) string {
+	if at := strings.LastIndex(address, "@"); at >= 0 {
+		address = "…" + address[at:]
+	}
+	return strconv.Quote(address)
 }
 
 // checkTarget says what is wrong with an address that could be parsed. A bare

@@ -2,6 +2,7 @@ package dynamicforward
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -28,6 +29,16 @@ func TestWhatCountsAsNoSuchNode(t *testing.T) {
 	for _, value := range []string{"", "null", "NULL", " ", " null\n"} {
 		if node, err := parseTarget(value); !errors.Is(err, errUnknownNode) || node != nil {
 			t.Errorf("%q: got %v, %v", value, node, err)
+		}
+	}
+}
+
+// What stands before an @ may be a password, and errors are logged.
+func TestAnAddressThatCannotBeReadIsNotToldWithItsPassword(t *testing.T) {
+	for _, value := range []string{"http://user:s3cret@10.0.0.7:80", "user:s3cret@10.0.0.7:80", "user:s3cret@10.0.0.7", "http://s3cret@[::1", "ftp://u:s3@cret@a"} {
+		_, err := parseTarget(value)
+		if err == nil || strings.Contains(err.Error(), "s3") || !strings.Contains(err.Error(), `"…@`) {
+			t.Errorf("%q: got %v", value, err)
 		}
 	}
 }

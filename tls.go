@@ -15,8 +15,25 @@ func fileOrContent(value string) ([]byte, error) {
 	if strings.Contains(value, "-----BEGIN") {
 		return []byte(value), nil
 	}
+	value = strings.TrimSpace(value) // Traefik splits a text at its commas alone
 	content, err := os.ReadFile(value)
-	return content, err
+	if err != nil {
+		return nil, unread(value, err)
+	}
+	return content, nil
+}
+
+// unread is why a file could not be read. What does not begin as a path does may be the
+// secret itself, put into the wrong option or in another form than PEM, and is not told.
+func unread(path string, err error) error {
+	if strings.HasPrefix(path, "/") {
+		return err
+	}
+	var failure *os.PathError
+	if errors.As(err, &failure) {
+		err = failure.Err
+	}
+	return fmt.Errorf("what it names, if it is a file, cannot be read: %w: use a path that begins with /", err)
 }
 
 // readCertPool reads certificates, each a PEM or the path of one. None is nil:

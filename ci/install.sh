@@ -24,10 +24,27 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "Installing Debian packages: ${missing[*]}"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy=/usr/sbin/policy-rc.d
+ours=
+trap 'rm -f "$log"; [ -z "$ours" ] || "${sudo[@]}" rm -f "$ours" || echo "Remove $ours: while it is there no service is started that you install." >&2' EXIT
+# Debian's way to say that services which are installed are not to be started.
+if [ ! -e "$policy" ]; then
+  ours=$policy
+  printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+  "${sudo[@]}" chmod 755 "$policy"
+fi
 if ! { "${sudo[@]}" apt-get update && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
   cat "$log" >&2
   echo "Could not install ${missing[*]}: see above." >&2
   exit 1
+fi
+# Nor at the next boot: a web server on port 80, for one.
+if command -v systemctl >/dev/null; then
+  for package in "${missing[@]}"; do
+    case $package in
+    nginx-light) "${sudo[@]}" systemctl disable --quiet nginx.service || true ;;
+    redis-server) "${sudo[@]}" systemctl disable --quiet redis-server.service || true ;;
+    esac
+  done
 fi

@@ -15,19 +15,26 @@ mkdir -p .build
 
 if [ ! -x "$binary" ]; then
   echo "Building Traefik $version. The first time this takes several minutes; then Go's build cache has it."
-  module=$(cd /tmp && go mod download -json "github.com/traefik/traefik/v3@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+  module=$(cd /tmp && go mod download -json "github.com/traefik/traefik/v3@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || module=
   if [ -z "$module" ]; then
     echo "Go could not download Traefik $version: is that a version, and is there a network?" >&2
     exit 1
   fi
   log=$(mktemp)
   trap 'kill "${ticker:-}" 2>/dev/null || true; rm -f "$log"' EXIT
-  (while sleep 60; do echo "... still building Traefik $version"; done) &
+  (
+    trap 'kill "$!" 2>/dev/null; exit' TERM # or its sleep would keep our output open
+    while true; do
+      sleep 60 &
+      wait "$!"
+      echo "... still building Traefik $version"
+    done
+  ) &
   ticker=$!
   if ! (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
     -ldflags "-s -w -X github.com/traefik/traefik/v3/pkg/version.Version=$version" \
     -o "$binary.part" ./cmd/traefik) >"$log" 2>&1; then
-    grep -v '^go: downloading' "$log" >&2
+    grep -v '^go: downloading' "$log" >&2 || true
     echo "Traefik $version could not be built: see above." >&2
     exit 1
   fi
