@@ -222,14 +222,20 @@ func (m *model) tellFeeding(s *sheet, o *order) {
 	s.paragraph("## When a storm feeds itself")
 	s.paragraph("%s handshakes are %s of all cores. A client that waits less than the queue is long gives up before its turn, and comes again at the end of the queue; what is made is made for nobody, and the queue grows by what those bring who have given up. The same storm, by how long a client waits for its 101:", whole(float64(sessions)), seconds(time.Duration(float64(sessions)/m.handshakes()*1e9)))
 	var rows [][]string
+	wasted := 0
 	for _, c := range m.clients() {
 		for _, timeout := range impatience {
 			after := m.storm(o, sessions, c, timeout).simulate()
+			wasted += after.wasted
 			rows = append(rows, []string{c.what, timeout.String(), reached(after, .99, sessions), whole(float64(after.attempts)), whole(float64(after.timedOut)), whole(float64(after.wasted)), percent(float64(after.wasted) / float64(max(1, after.made))),
 				whole(float64(after.peakQueue)), bytesOf(1024 * m.assumed.pending * float64(after.peakQueue))})
 		}
 	}
 	s.table([]string{"clients come back", "they wait", "99 % back", "attempts", "timed out", "handshakes for nobody", "of all", "handshakes in hand, at most", "memory for them"}, rows)
+	if wasted == 0 {
+		s.paragraph("With these figures no storm does: no handshake is made for nobody. To wait long only makes a client that found no place in the backlog come again later.")
+		return
+	}
 	s.paragraph("What finds no place in the backlog costs Traefik nothing and comes later, so a full backlog holds a storm back; what Traefik has accepted it works off, wanted or not. What keeps a storm from feeding itself is in the client: jitter, a wait that doubles, and a time-out longer than the queue. At the gateway it is fewer sessions on each Traefik (`-per-traefik`), or more cores.")
 }
 
