@@ -95,7 +95,7 @@ func TestWhatLivesLongKeepsNoCaller(t *testing.T) {
 
 // A gateway may see a hundred thousand nodes in its time.
 func TestAWayTakesLittle(t *testing.T) {
-	const nodes, most = 2000, 2500 // bytes each; interpreted, 1100 to 1800
+	const nodes, most = 2000, 2500 // bytes each; interpreted, 1500 to 2000
 	redis := newPushingRedis(t)
 	usual := testConfig(redis.addr)
 	host := testConfig(redis.addr)

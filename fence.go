@@ -26,13 +26,13 @@ type TargetsConfig struct {
 // knows as link-local, multicast and unspecified: they belong to the machine's
 // own network or answer with its cloud credentials.
 var never = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),          // "this network": Linux takes 0.0.0.0 for itself
-	netip.MustParsePrefix("255.255.255.255/32"), // broadcast
-	netip.MustParsePrefix("169.254.169.254/32"), // metadata: AWS, Azure, Google Cloud and others
-	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS over IPv6: metadata (::254), credentials of pods (::23), and its other services of a machine's own
-	netip.MustParsePrefix("fd20:ce::254/128"),   // metadata: Google Cloud over IPv6
-	netip.MustParsePrefix("100.100.100.200/32"), // metadata: Alibaba Cloud
-	netip.MustParsePrefix("fd00:100::100:200/128"),
+	netip.MustParsePrefix("0.0.0.0/8"),              // "this network": Linux takes 0.0.0.0 for itself
+	netip.MustParsePrefix("255.255.255.255/32"),     // broadcast
+	netip.MustParsePrefix("169.254.169.254/32"),     // metadata: AWS, Azure, Google Cloud and others
+	netip.MustParsePrefix("fd00:ec2::/32"),          // AWS over IPv6: metadata (::254), credentials of pods (::23), and its other services of a machine's own
+	netip.MustParsePrefix("fd20:ce::254/128"),       // metadata: Google Cloud over IPv6
+	netip.MustParsePrefix("100.100.100.200/32"),     // metadata: Alibaba Cloud
+	netip.MustParsePrefix("fd00:100::100:200/128"),  // metadata: Alibaba Cloud over IPv6
 	netip.MustParsePrefix("168.63.129.16/32"),       // Azure's channel between a machine and its host
 	netip.MustParsePrefix("192.0.0.192/32"),         // metadata: Oracle Cloud Classic
 	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), // metadata: Oracle Cloud over IPv6

@@ -508,8 +508,9 @@ func (t *table) tick() {
 }
 
 // recheck goes on through the routes, where it left off, and has those read again
-// that were not for long, if who holds them answers. Those that are gone leave rounds when it comes by. No route
-// is visited twice at a time: in vain, and where there are few, hundreds of times.
+// that were not for long, if who holds them answers. Those that are gone leave rounds
+// when it comes by. No route is visited twice at a time: in vain, and where there are
+// few, hundreds of times.
 func (t *table) recheck() {
 	if len(t.rounds) > 2*t.routes.count+recheckVisits {
 		t.rounds = t.routes.all() // routes come and go faster than it comes by
