@@ -72,18 +72,40 @@ func get(t *testing.T, url string) (*http.Response, string) {
 	return response, string(body)
 }
 
-// refused is an address that nobody listens on, and no fake Redis will: where a test has it
-// for that of a Redis, it is held to be down for a minute.
+// refused is an address at which connections are refused until the test ends: its port is
+// that of a connection to somewhere else, so nobody who listens gets it meanwhile. A gateway
+// at the address that its own node is said to have would ask itself for ever. Nor will a fake
+// Redis have it later: where a test has it for that of a Redis, it is held to be down for a
+// minute.
 func refused(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener.Close()
-	addr := listener.Addr().String()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}} // bound, so no client shares it either
+	conn, err := dialer.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := func() {
+		conn.Close()
+		listener.Close()
+	}
+	t.Cleanup(free)
+	addr := conn.LocalAddr().String()
 	givenOut.Store(addr, true)
 	return addr
+}
+
+func TestNobodyListensWhereConnectionsAreRefused(t *testing.T) {
+	addr := refused(t)
+	if _, err := net.Dial("tcp", addr); err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("dialed: %v", err)
+	}
+	if listener, err := net.Listen("tcp", addr); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("listens: %v, %v", listener, err)
+	}
 }
 
 const wgamed = "/ws?nodeName=wgamed&threadId=1&platform=dev"

@@ -11,6 +11,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -53,14 +54,21 @@ func moduleOf(goMod string) string {
 }
 
 // FreePort returns a TCP port of 127.0.0.1 on which nothing listened a moment
-// ago. Whoever uses it must be ready to find it taken.
+// ago. It is below those that Linux gives to clients and to whoever asks for
+// any port (32768 to 60999), so hardly anybody takes it meanwhile; still,
+// whoever uses it must be ready to find it taken.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	const lowest, beyond, tries = 10000, 32768, 100
+	var err error
+	for range tries {
+		port := lowest + rand.IntN(beyond-lowest)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, err
 }
 
 // errPortTaken is what a start function returns when another port may do.
