@@ -222,6 +222,9 @@ func (r *report) results(what, label string, all []gateway, scores scores) {
 		r.figure(what+"."+w.key+".cpu", float64(median(of(mine, cpuEach)))/float64(time.Microsecond), "µs")
 		if w.key == "plugin" {
 			for _, other := range all {
+				if other.key == w.key {
+					continue
+				}
 				r.figure(what+".plugin.to."+other.key, roundByRound(mine, scores[other.name]), "")
 			}
 		}
@@ -233,6 +236,9 @@ func (r *report) results(what, label string, all []gateway, scores scores) {
 func us(d time.Duration) string {
 	return fmt.Sprintf("%.1f µs", float64(d)/float64(time.Microsecond))
 }
+
+// rivals says what it is that pages call so.
+const rivals = "\"Static Traefik route\" is a router without a middleware in the Traefik that has the plugin; \"OpenResty as it was\" is Debian's nginx with its Lua module and the configuration that the plugin replaces, without the access log that this has for each node."
 
 // heads are the columns of results.
 func heads(label, what string, more ...string) []string {

@@ -103,7 +103,7 @@ func TestARoundIsScoredByAllItsTurns(t *testing.T) {
 }
 
 func TestRatesAreComparedRoundByRound(t *testing.T) {
-	r := &report{figures: map[string]figure{}}
+	r := newReport()
 	r.results("x", "", []gateway{{key: "static", name: "s"}, {key: "plugin", name: "p"}}, scores{
 		"s": {{perSecond: 100}, {perSecond: 200}, {perSecond: 400}},
 		"p": {{perSecond: 90}, {perSecond: 300}, {perSecond: 320}},

@@ -37,7 +37,7 @@ var version = regexp.MustCompile(`\d+(\.\d+)+`)
 
 func (g generator) what() string { return "wrk " + g.version }
 
-// command is what a person would type.
+// command is what runs; which routes it asks for, a script says.
 func (g generator) command() string {
 	return fmt.Sprintf("wrk -c%d -t%d -d%ds", loadClients, loadThreads, turnSeconds)
 }
@@ -69,7 +69,8 @@ func (g generator) run(url, path string, routes int) (count int, took time.Durat
 }
 
 var (
-	requestsIn = regexp.MustCompile(`(\d+) requests in ([\d.a-z]+),`)
+	requestsIn = regexp.MustCompile(`(?m)^\s*(\d+) requests in `)
+	rateIn     = regexp.MustCompile(`(?m)^Requests/sec:\s+([\d.]+)$`)
 	latency    = regexp.MustCompile(`(?m)^\s+(50|99)%\s+([\d.a-z]+)$`)
 )
 
@@ -80,28 +81,32 @@ func (g generator) measure(url string, clients int, more ...string) (count int, 
 	if err != nil {
 		return 0, 0, 0, 0, err
 	}
-	found := requestsIn.FindSubmatch(said)
-	if found == nil {
-		return 0, 0, 0, 0, fmt.Errorf("wrk: no number of requests in %s", said)
+	return read(said)
+}
+
+// read reads what wrk says at the end. The time is told by the rate, which has more digits
+// than the time that it says.
+func read(said []byte) (count int, took, p50, p99 time.Duration, err error) {
+	counted, rate, times := requestsIn.FindSubmatch(said), rateIn.FindSubmatch(said), latency.FindAllSubmatch(said, -1)
+	if counted == nil || rate == nil || len(times) != 2 || string(times[0][1]) != "50" || string(times[1][1]) != "99" {
+		return 0, 0, 0, 0, fmt.Errorf("wrk: no number of requests, rate or latency in %s", said)
 	}
-	if count, err = strconv.Atoi(string(found[1])); err != nil {
+	if count, err = strconv.Atoi(string(counted[1])); err != nil {
 		return 0, 0, 0, 0, err
 	}
-	if took, err = time.ParseDuration(string(found[2])); err != nil {
+	aSecond, err := strconv.ParseFloat(string(rate[1]), 64)
+	if err != nil {
 		return 0, 0, 0, 0, err
 	}
-	for _, l := range latency.FindAllSubmatch(said, -1) {
-		d, err := time.ParseDuration(string(l[2]))
-		if err != nil {
-			return 0, 0, 0, 0, err
-		}
-		if string(l[1]) == "50" {
-			p50 = d
-		} else {
-			p99 = d
-		}
+	if count == 0 || aSecond == 0 {
+		return 0, 0, 0, 0, errors.New("wrk: no request was answered")
 	}
-	return count, took, p50, p99, nil
+	took = time.Duration(float64(count) / aSecond * float64(time.Second))
+	if p50, err = time.ParseDuration(string(times[0][2])); err != nil {
+		return 0, 0, 0, 0, err
+	}
+	p99, err = time.ParseDuration(string(times[1][2]))
+	return count, took, p50, p99, err
 }
 
 var failures = regexp.MustCompile(`(?m)^\s*(Non-2xx or 3xx responses: .*|Socket errors: .*)$`)
@@ -112,8 +117,13 @@ func (g generator) wrk(args ...string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrk: %w: %s", err, bytes.TrimSpace(said))
 	}
-	if failed := failures.Find(said); failed != nil {
-		return nil, errors.New(string(bytes.TrimSpace(failed)))
+	return said, failed(said)
+}
+
+// failed is an error where a request has failed.
+func failed(said []byte) error {
+	if told := failures.Find(said); told != nil {
+		return errors.New(string(bytes.TrimSpace(told)))
 	}
-	return said, nil
+	return nil
 }

@@ -12,9 +12,7 @@ import (
 func loading(g *ground, s settings, r *report) error {
 	game := stack.Game(stack.Options{"redis": stack.Options{"endpoints": []string{g.redis.Addr()}}})
 	none := stack.Dynamic{Routers: map[string]stack.Router{"static": {Rule: "Path(`/static`)", Service: "static"}}}
-	none.Services = map[string]any{"static": map[string]any{
-		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + g.node.Addr()}}},
-	}}
+	none.Services = toNode(g.node)
 	kinds := []stack.TraefikOptions{
 		{Dynamic: none.YAML(), LogLevel: "FATAL", Debug: true, NoPlugin: true},
 		{Dynamic: game.YAML(), LogLevel: "FATAL", Debug: true},

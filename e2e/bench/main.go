@@ -42,13 +42,17 @@ func main() {
 	stack.ServeFastNode()
 	stack.ServeEchoNode()
 	quick := flag.Bool("quick", false, "measure a little, to see that it works")
-	only := flag.String("only", "", "measure one part: table, http, messages, sessions, tls, prices, profile or goals (default all)")
-	out := flag.String("out", "", "directory to write to (default docs/bench in the repository)")
+	only := flag.String("only", "", "measure one part: "+partNames()+" (default all)")
+	out := flag.String("out", "", "directory to write to (default docs/bench in the repository, but not with -quick)")
 	flag.Parse()
 	s := settings{rounds: 11, turns: 4, moves: 1000, pairs: 2000, routes: []int{1, 1000, 100_000},
 		clients: []int{8, 32, 128}, messages: []int{small, middle, large, bulk}, sessions: []int{1000, 3000, 9000}}
 	if *quick {
 		s = settings{rounds: 2, turns: 2, moves: 50, pairs: 100, routes: []int{1, 100}, clients: []int{8}, messages: []int{small, large}, sessions: []int{200}}
+	}
+	if *quick && *out == "" {
+		fmt.Fprintln(os.Stderr, "bench: -quick measures too little for docs/bench: name another directory with -out")
+		os.Exit(2)
 	}
 	if err := run(s, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -59,9 +63,39 @@ func main() {
 // parts are what can be measured, each with the page that it writes.
 var parts = []struct {
 	name    string
-	measure func(g *ground, s settings, out string) error
-}{{"table", measureTable}, {"http", measureHTTP}, {"messages", measureMessages}, {"sessions", measureSessions}, {"tls", measureSecureSessions}, {"prices", measurePrices}, {"profile", measureProfiles}, {"goals", compareWithGoals}}
+	measure func(s settings, out string) error
+}{
+	{"table", onGround(measureTable)},
+	{"http", onGround(measureHTTP)},
+	{"messages", measureMessages},
+	{"sessions", measureSessions},
+	{"tls", measureSecureSessions},
+	{"prices", onGround(measurePrices)},
+	{"profile", onGround(measureProfiles)},
+	{"goals", compareWithGoals},
+}
 
+// onGround makes the ground for what is measured on it.
+func onGround(measure func(g *ground, s settings, out string) error) func(s settings, out string) error {
+	return func(s settings, out string) error {
+		g, err := newGround()
+		if err != nil {
+			return err
+		}
+		defer g.stop()
+		return measure(g, s, out)
+	}
+}
+
+func partNames() string {
+	var names []string
+	for _, part := range parts {
+		names = append(names, part.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// run measures, and leaves neither a process nor a file where that ends early.
 func run(s settings, only, out string) error {
 	if out == "" {
 		root, err := stack.Root()
@@ -70,36 +104,41 @@ func run(s settings, only, out string) error {
 		}
 		out = filepath.Join(root, "docs", "bench")
 	}
-	g, err := newGround()
+	dir, err := os.MkdirTemp("", "dynamicforward-bench-")
 	if err != nil {
 		return err
 	}
-	defer g.stop()
+	defer os.RemoveAll(dir)
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return err
+	}
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	measured := make(chan error, 1)
-	go func() { measured <- measureAll(g, s, only, out) }()
+	go func() { measured <- measureAll(s, only, out) }()
 	select {
 	case err := <-measured:
 		return err
 	case <-interrupted:
+		signal.Stop(interrupted)
+		stack.KillAll()
 		return errors.New("interrupted")
 	}
 }
 
-func measureAll(g *ground, s settings, only, out string) error {
+func measureAll(s settings, only, out string) error {
 	done := false
 	for _, part := range parts {
 		if only != "" && only != part.name {
 			continue
 		}
 		done = true
-		if err := part.measure(g, s, out); err != nil {
+		if err := part.measure(s, out); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
 	if !done {
-		return fmt.Errorf("-only %s: there is no such part: use table, http, messages, sessions, tls, prices, profile or goals", only)
+		return fmt.Errorf("-only %s: there is no such part: use one of %s", only, partNames())
 	}
 	return nil
 }
@@ -144,12 +183,9 @@ func newGround() (*ground, error) {
 	return g, err
 }
 
-// newGroundTo stands on a node that is there and stays, at the route n1.
+// newGroundTo stands on a node that is there and stays, at the route n1, without OpenResty.
 func newGroundTo(addr string, v variant) (*ground, error) {
 	g, err := newGroundAt(standing(addr), v)
-	if err == nil {
-		err = g.startOpenResty()
-	}
 	if err == nil {
 		err = g.put("n1", addr)
 	}
@@ -192,14 +228,12 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 			conf.Routers[name] = router
 		}
 	}
-	conf.Services = map[string]any{"static": map[string]any{
-		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + g.node.Addr()}}},
-	}}
+	conf.Services = toNode(g.node)
 	dynamic := conf.YAML()
 	if v.secure {
 		dynamic += fmt.Sprintf("tls: {stores: {default: {defaultCertificate: {certFile: %q, keyFile: %q}}}}\n", g.certFile, g.keyFile)
 	}
-	g.options = stack.TraefikOptions{Dynamic: dynamic, LogLevel: "FATAL", Debug: true}
+	g.options = stack.TraefikOptions{Dynamic: dynamic, LogLevel: "ERROR", Debug: true}
 	if v.accessLog {
 		g.options.AccessLog = os.DevNull
 	}
@@ -207,6 +241,13 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 		g.options.Addr = g.traefik.Addr()
 	}
 	return g, err
+}
+
+// toNode is the service static, which is one node.
+func toNode(node place) map[string]any {
+	return map[string]any{"static": map[string]any{
+		"loadBalancer": map[string]any{"servers": []any{map[string]any{"url": "http://" + node.Addr()}}},
+	}}
 }
 
 // certify makes the certificate that the gateways have for clients that speak TLS.
@@ -243,13 +284,26 @@ func (g *ground) stop() {
 	_ = os.RemoveAll(g.certificates)
 }
 
-// machine says in one line on what the measurement ran.
-func (g *ground) machine() string {
-	return fmt.Sprintf("%d cores (%s/%s), %s, Traefik %s, Redis %s, node: %s, load: %s, all on one machine%s",
-		runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, goVersion(), g.traefikVersion(), g.redisVersion(), g.node.What(), g.load.what(), busy())
+// machine says in one line on what the measurement ran, of what, and by which load.
+func (g *ground) machine(load string) string {
+	return fmt.Sprintf("%d cores (%s/%s), %s, Traefik %s, Redis %s, plugin %s, node: %s, load: %s, all on one machine%s",
+		runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, goVersion(), g.traefikVersion(), g.redisVersion(), plugin(), g.node.What(), load, busy())
 }
 
-// busy says how busy the machine was with other things in the minute before.
+// ownClients is the load that is not wrk's.
+const ownClients = "clients of the bench's own, in Go"
+
+// plugin is the commit that is measured.
+func plugin() string {
+	said, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "of an unknown commit"
+	}
+	return strings.TrimSpace(string(said))
+}
+
+// busy says how busy the machine was in the minute before, with other things or with what
+// was measured then.
 func busy() string {
 	averages, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

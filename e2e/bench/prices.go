@@ -43,9 +43,6 @@ func measurePrices(g *ground, s settings, out string) error {
 		return err
 	}
 	defer node.Stop()
-	r := g.page("What options cost, measured")
-	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %s. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, as in sessions.md.", handshakers, s.inShort(), min(priced, slices.Max(s.sessions)))
-	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "having talked", "rounds: handshakes a second")
 	all := map[string]*ground{}
 	var gateways []gateway
 	for _, v := range variants {
@@ -59,6 +56,9 @@ func measurePrices(g *ground, s settings, out string) error {
 		plugin.name = v.name
 		gateways = append(gateways, plugin)
 	}
+	r := all[plain.name].page("What options cost, measured", ownClients)
+	r.line("Each in a Traefik of its own. CPU of Traefik for a handshake: %d clients, %s. Memory: resident (RssAnon) for each of %d idle sessions of a fresh Traefik, as in sessions.md, measured once.", handshakers, s.inShort(), min(priced, slices.Max(s.sessions)))
+	r.head("option", "CPU for a handshake", "to none", "a session, after", "settled", "having talked", "rounds: handshakes a second")
 	renew := func() error {
 		for _, g := range all {
 			if err := g.renew(); err != nil {

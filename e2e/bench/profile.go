@@ -41,7 +41,7 @@ func measureProfiles(g *ground, s settings, out string) error {
 		{fmt.Sprintf("a message of %d bytes", small), sessions, chat(small)},
 		{fmt.Sprintf("a message of %d bytes", large), sessions, chat(large)},
 	}
-	r := g.page("Where the time goes, measured")
+	r := g.page("Where the time goes, measured", g.load.what()+" for plain requests; for the others "+ownClients+", and the node is "+sessions.node.What())
 	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for messages there and back (%d sessions), %s; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, talkers, s.inShort())
 	columns := []string{"what"}
 	var spent []map[string]time.Duration

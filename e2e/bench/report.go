@@ -23,19 +23,22 @@ type report struct {
 	plots   map[string][]byte // by the name of the file
 }
 
-// figure is a median in figures.json.
+// figure is one in figures.json: a median, where there are rounds.
 type figure struct {
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
+	Date  string  `json:"date"` // of the measurement
 }
 
 // figuresFile is where the figures of all pages stand together, by name.
 const figuresFile = "figures.json"
 
-// figure adds a median for other programs, such as the capacity page.
+// figure adds a figure for other programs, such as the capacity page.
 func (r *report) figure(name string, value float64, unit string) {
-	r.figures[r.prefix+name] = figure{Value: math.Round(value*1000) / 1000, Unit: unit}
+	r.figures[r.prefix+name] = figure{Value: math.Round(value*1000) / 1000, Unit: unit, Date: today()}
 }
+
+func today() string { return time.Now().UTC().Format("2006-01-02") }
 
 func (r *report) line(format string, args ...any) {
 	line := fmt.Sprintf(format, args...) + "\n"
@@ -60,12 +63,17 @@ func (r *report) section(title string) {
 	r.line("")
 }
 
-// page begins a page.
-func (g *ground) page(title string) *report {
-	r := &report{figures: map[string]figure{}, plots: map[string][]byte{}}
+// newReport begins a page without any words.
+func newReport() *report {
+	return &report{figures: map[string]figure{}, plots: map[string][]byte{}}
+}
+
+// page begins a page of what is measured on the ground, by such load.
+func (g *ground) page(title, load string) *report {
+	r := newReport()
 	r.line("# %s", title)
 	r.line("")
-	r.line("%s: %s. Made by `cd e2e && go run ./bench`.", time.Now().UTC().Format("2006-01-02"), g.machine())
+	r.line("%s: %s. Made by `cd e2e && go run ./bench`.", today(), g.machine(load))
 	r.line("")
 	return r
 }
@@ -107,13 +115,17 @@ func readFigures(dir string) (map[string]figure, error) {
 	return all, nil
 }
 
-// quantile returns the value below which the share q of the values lies.
+// quantile returns the least value that the share q of the values does not exceed.
 func quantile[T time.Duration | float64](values []T, q float64) T {
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
 }
 
-func median[T time.Duration | float64](values []T) T { return quantile(values, 0.5) }
+// median is the middle value, or the mean of the two in the middle.
+func median[T time.Duration | float64](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
 
 // ms renders a time in milliseconds.
 func ms(d time.Duration) string {

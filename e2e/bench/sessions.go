@@ -20,18 +20,18 @@ import (
 
 // measureSessions compares the gateways with WebSocket sessions and writes
 // sessions.md.
-func measureSessions(_ *ground, s settings, out string) error {
+func measureSessions(s settings, out string) error {
 	return sessionsPage(s, out, plain, "Sessions, measured", "sessions.md", handshakes, memory)
 }
 
 // measureMessages compares them with the messages of sessions and writes messages.md.
-func measureMessages(_ *ground, s settings, out string) error {
+func measureMessages(s settings, out string) error {
 	return sessionsPage(s, out, plain, "Messages, measured", "messages.md", messages)
 }
 
 // measureSecureSessions compares them with sessions and messages of clients that speak TLS,
 // fewer kinds of them, and writes tls-sessions.md.
-func measureSecureSessions(_ *ground, s settings, out string) error {
+func measureSecureSessions(s settings, out string) error {
 	s.sessions = []int{slices.Max(s.sessions)}
 	s.messages = []int{small, large}
 	return sessionsPage(s, out, secure, "Sessions of clients that speak TLS, measured", "sessions.md", handshakes, messages, memory)
@@ -49,11 +49,15 @@ func sessionsPage(s settings, out string, v variant, title, file string, measure
 		return err
 	}
 	defer g.stop()
-	r := g.page(title)
+	if err := g.startOpenResty(); err != nil {
+		return err
+	}
+	r := g.page(title, ownClients)
 	r.prefix = v.prefix
 	if v.secure {
 		r.line("Clients speak TLS 1.3 to the gateway, which has an ECDSA certificate (P-256), and do not resume sessions of TLS; nodes speak none. What else there is to agree on (the exchange of keys, the cipher) is by each side's defaults.")
 	}
+	r.line("%s", rivals)
 	for _, measure := range measures {
 		if err := measure(g, s, r); err != nil {
 			return err
@@ -191,7 +195,7 @@ const (
 // memory measures what a session costs, while it is idle and while it talks.
 func memory(g *ground, s settings, r *report) error {
 	r.section("Memory")
-	r.line("Resident memory (RssAnon) of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s, for %s: the most that is resident in the last %s, with what garbage is not collected yet, and what is live then: talking.", spoken>>10, said, forgotten, talkEvery, talkFor, talkLast)
+	r.line("Resident memory (RssAnon), measured once, of a fresh gateway that has so many sessions more than none, for each: right after the handshakes; and settled, when Traefik has collected its garbage, which it is asked to do and does every two minutes by itself, and it has not changed by a hundredth for 25 s (nginx, which does not collect: 5 s). Live is what of Traefik's heap is in use then, which is without the stacks of goroutines. Then each session carries %d kB each way in messages of %d bytes, and after %s of silence all settle again: having talked. At last, with the most sessions, each carries as much again and then a message each way every %s, for %s: the most that is resident in the last %s, with what garbage is not collected yet, and what is live then: talking.", spoken>>10, said, forgotten, talkEvery, talkFor, talkLast)
 	columns := []string{"gateway"}
 	for _, n := range s.sessions {
 		columns = append(columns, fmt.Sprintf("%d, after", n), fmt.Sprintf("%d, settled", n), fmt.Sprintf("%d, live", n), fmt.Sprintf("%d, having talked", n))
@@ -238,7 +242,7 @@ type residence struct{ none, after, settled, live, talked, talking, talkingLive 
 func (m residence) figures(r *report, w gateway) {
 	key := w.key
 	if key == "openresty" {
-		key = "nginx"
+		key = "nginx" // which of its locations a session has come by makes no difference in memory
 	}
 	r.figure("session."+key+".after", m.after/1024, "kB")
 	r.figure("session."+key+".settled", m.settled/1024, "kB")
@@ -262,8 +266,7 @@ func idle(node string, v variant, name string, sessions int, talking bool) (m re
 		return m, err
 	}
 	defer g.stop()
-	g.options.LogLevel = "ERROR" // why a session has ended that should not, Traefik's log says
-	if err := g.renew(); err != nil {
+	if err := g.startOpenResty(); err != nil {
 		return m, err
 	}
 	for _, w := range g.gateways() {
@@ -399,8 +402,11 @@ func (g *ground) lost(w gateway, sessions []net.Conn, err error) error {
 	return fmt.Errorf("%w; Traefik is well, and has logged last\n%s", err, g.traefik.Tail(5))
 }
 
+// unsettled is after how long memory that changes is an error.
+const unsettled = 5 * time.Minute
+
 // settle waits until a gateway's resident memory has not changed by a hundredth for a
-// while, two minutes at most, and returns it, in bytes, with what is in use of Traefik's
+// while, and returns it, in bytes, with what is in use of Traefik's
 // heap then; 0: it is not Traefik. Traefik is asked to collect its garbage, as Go does
 // every two minutes by itself, and gives back in the background what it does not need then.
 func (g *ground) settle(w gateway) (resident, live int, err error) {
@@ -411,8 +417,8 @@ func (g *ground) settle(w gateway) (resident, live int, err error) {
 	if _, err := g.liveHeap(w); err != nil {
 		return 0, 0, err
 	}
-	since := time.Now()
-	for range 240 {
+	begun := time.Now()
+	for since := begun; time.Since(since) <= quiet; time.Sleep(500 * time.Millisecond) {
 		now, err := stack.Resident(w.pids()...)
 		if err != nil {
 			return 0, 0, err
@@ -420,11 +426,12 @@ func (g *ground) settle(w gateway) (resident, live int, err error) {
 		if diff := now - resident; diff > resident/100 || -diff > resident/100 {
 			resident, since = now, time.Now()
 		}
-		if time.Since(since) > quiet {
-			resident = now
-			break
+		if time.Since(begun) > unsettled {
+			return 0, 0, fmt.Errorf("%s: its memory still changes after %s", w.name, unsettled)
 		}
-		time.Sleep(500 * time.Millisecond)
+	}
+	if resident, err = stack.Resident(w.pids()...); err != nil {
+		return 0, 0, err
 	}
 	live, err = g.liveHeap(w)
 	return resident, live, err
@@ -486,10 +493,17 @@ func openAll(w gateway, count int) (sessions []net.Conn, end func(), err error) 
 // gateway, no more than they have to.
 var light = net.Dialer{KeepAlive: -1}
 
+// lifetime is for how long a session is used at the most: one that a gateway forgets is an
+// error then.
+const lifetime = time.Hour
+
 // begin opens a session.
 func begin(w gateway) (net.Conn, error) {
 	c, err := light.Dial("tcp", w.addr)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(lifetime)); err != nil {
 		return nil, err
 	}
 	if w.secure {

@@ -25,6 +25,8 @@ type figures struct {
 	baseline float64 // MB resident of a Traefik with the plugin and no session
 
 	lookup float64 // ms that a request takes longer whose route is not known
+
+	dates map[string]string // of the measurements, by the figure's name
 }
 
 // figure is a measured figure: its name and unit in figures.json, and where it goes.
@@ -68,11 +70,12 @@ func readFigures(file string, secure bool) (*figures, error) {
 	var all map[string]struct {
 		Value float64 `json:"value"`
 		Unit  string  `json:"unit"`
+		Date  string  `json:"date"`
 	}
 	if err := json.Unmarshal(text, &all); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	f := &figures{secure: secure}
+	f := &figures{secure: secure, dates: map[string]string{}}
 	for _, w := range wanted {
 		name := f.nameOf(w)
 		got, found := all[name]
@@ -87,6 +90,7 @@ func readFigures(file string, secure bool) (*figures, error) {
 			return nil, fmt.Errorf("%s: %q is %g, which nothing costs", file, name, got.Value)
 		}
 		*w.into(f) = got.Value
+		f.dates[name] = got.Date
 	}
 	return f, nil
 }
@@ -101,7 +105,7 @@ func sameUnit(got, want string) bool {
 func (f *figures) rows() (rows [][]string) {
 	for _, w := range wanted {
 		if value := *w.into(f); value > 0 {
-			rows = append(rows, []string{strings.ToUpper(w.what[:1]) + w.what[1:], fmt.Sprintf("%s %s", short(value), w.unit), "`" + f.nameOf(w) + "`"})
+			rows = append(rows, []string{strings.ToUpper(w.what[:1]) + w.what[1:], fmt.Sprintf("%s %s", short(value), w.unit), "`" + f.nameOf(w) + "`", f.dates[f.nameOf(w)]})
 		}
 	}
 	return rows

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
@@ -34,7 +35,7 @@ type order struct {
 func newOrder() *order {
 	o := &order{
 		players: counts{10_000, 100_000, 1_000_000, 10_000_000},
-		storms:  counts{10_000, 50_000, 100_000},
+		storms:  counts{10_000, 25_000, 50_000},
 		model:   flag.NewFlagSet("capacity", flag.ContinueOnError),
 	}
 	o.assumed.register(o.model)
@@ -83,6 +84,9 @@ func write(o *order, from, out string) error {
 		if err := either.check(o.players); err != nil {
 			return err
 		}
+	}
+	if played, _ := m.played(o); len(played) == 0 {
+		return fmt.Errorf("-storms: %s sessions take more than the %s cores of a Traefik in peace: name fewer", whole(float64(slices.Min(o.storms))), short(o.assumed.cores))
 	}
 	plot, err := m.plot(o)
 	if err != nil {

@@ -37,6 +37,16 @@ func (m *model) cpuPerPlayer() float64 {
 	return a.messages/2*f.message + a.requests*f.request + f.handshake/a.session.Seconds()
 }
 
+// ownCPU is the CPU, in µs a second, that a Traefik takes to read its routes again.
+func (m *model) ownCPU(nodes int) float64 {
+	return recheck(m.routes(nodes)) * float64(m.assumed.lookupCPU) / 1e3
+}
+
+// cpuOf is the CPU of a Traefik with so many sessions in peace, in cores.
+func (m *model) cpuOf(sessions float64, nodes int) float64 {
+	return (sessions*m.cpuPerPlayer() + m.ownCPU(nodes)) / 1e6
+}
+
 // memoryPerPlayer is the memory of one session at its largest, in bytes: what
 // the process has right before a collection, after a login or while it talks, and the
 // kernel's part of it. What was measured after a login or while it talks has garbage in it
@@ -53,7 +63,7 @@ func (m *model) memoryOf(sessions float64) float64 {
 }
 
 func (m *model) ownMemory() float64 {
-	return m.measured.baseline * 1e6 * (1 + m.assumed.gogc/100)
+	return m.measured.baseline * (1 << 20) * (1 + m.assumed.gogc/100)
 }
 
 // resource is something of which a Traefik has only so much.
@@ -62,32 +72,29 @@ type resource struct {
 	each string  // what a session takes, in words
 	has  string  // what there is, in words
 	most float64 // sessions for which that is enough
-	full float64 // sessions with which all of it is used, the part that is kept free included
 }
 
 // resources are what bounds the sessions of a Traefik where there are so many
 // nodes, the scarcest first.
 func (m *model) resources(nodes int) []resource {
 	a := m.assumed
-	cpu := a.cores * 1e6 / m.cpuPerPlayer()
-	room := func(share float64) float64 {
-		return max(0, (share*a.memory*(1<<30)-m.ownMemory())/m.memoryPerPlayer())
-	}
+	cpu := max(0, (a.busy*a.cores*1e6-m.ownCPU(nodes))/m.cpuPerPlayer())
+	room := max(0, (a.memoryShare*a.memory*(1<<30)-m.ownMemory())/m.memoryPerPlayer())
 	// Of the connections to one node, a restart leaves the old ones behind
 	// (TIME_WAIT) beside those that take their place.
 	ports := float64(a.addresses*a.ports) * float64(nodes)
 	all := []resource{
-		{"CPU in peace", short(m.cpuPerPlayer()) + " µs a second", short(a.cores) + " cores, " + percent(a.busy) + " to be used", a.busy * cpu, cpu},
-		{"memory", short(m.memoryPerPlayer()/1024) + " kB", short(a.memory) + " GiB, " + percent(a.memoryShare) + " to be used", room(a.memoryShare), room(1)},
-		{"descriptors", "2", whole(float64(a.descriptors)), float64(a.descriptors-ownDescriptors) / 2, float64(a.descriptors-ownDescriptors) / 2},
-		{"local ports", "1 of its node's; for a minute after a restart 2", whole(float64(a.addresses*a.ports)) + " for each of " + whole(float64(nodes)) + " nodes", ports / 2, ports},
+		{"CPU in peace", short(m.cpuPerPlayer()) + " µs a second", short(a.cores) + " cores, " + percent(a.busy) + " to be used", cpu},
+		{"memory", short(m.memoryPerPlayer()/1024) + " kB", short(a.memory) + " GiB, " + percent(a.memoryShare) + " to be used", room},
+		{"descriptors", "2", whole(float64(a.descriptors)), float64(a.descriptors-ownDescriptors) / 2},
+		{"local ports", "1 of its node's; for a minute after a restart 2", whole(float64(a.addresses*a.ports)) + " for each of " + whole(float64(nodes)) + " nodes", ports / 2},
 	}
 	if a.conntrack > 0 {
-		all = append(all, resource{"tracked connections", "2; for two minutes after a restart 4", whole(float64(a.conntrack)), float64(a.conntrack) / 4, float64(a.conntrack) / 2})
+		all = append(all, resource{"tracked connections", "2; for two minutes after a restart 4", whole(float64(a.conntrack)), float64(a.conntrack) / 4})
 	}
 	if a.balancer > 0 {
 		most := float64(a.balancer * balancerPorts)
-		all = append(all, resource{"the load balancer's ports", "1", whole(most) + " from " + whole(float64(a.balancer)) + " addresses", most, most})
+		all = append(all, resource{"the load balancer's ports", "1", whole(most) + " from " + whole(float64(a.balancer)) + " addresses", most})
 	}
 	slices.SortStableFunc(all, func(x, y resource) int { return cmp.Compare(x.most, y.most) })
 	return all
@@ -99,8 +106,7 @@ type need struct {
 	nodes    int
 	traefiks int     // those that may be away included
 	each     float64 // players of the fullest Traefik while those are away
-	scarcest resource
-	bound    string // why there are not fewer Traefiks
+	bound    string  // why there are not fewer Traefiks
 
 	memory      float64 // bytes of the fullest Traefik
 	descriptors float64 // of the fullest Traefik
@@ -114,7 +120,7 @@ type need struct {
 	redisMemory float64 // bytes of Redis for what it tracks and its connections
 	trackedKeys float64
 
-	storm   *aftermath // of the fullest Traefik with clients that come back patiently
+	storm   *aftermath // of the fullest Traefik with clients that come back at random
 	stormed storm
 }
 
@@ -122,12 +128,15 @@ type need struct {
 func (m *model) needs(players int) *need {
 	a := m.assumed
 	n := &need{players: players, nodes: m.nodes(players)}
-	n.scarcest = m.resources(n.nodes)[0]
-	most, bound := n.scarcest.most, n.scarcest.name
+	scarcest := m.resources(n.nodes)[0]
+	most, bound := scarcest.most, scarcest.name
 	if a.perTraefik > 0 && float64(a.perTraefik) < most {
 		most, bound = float64(a.perTraefik), "-per-traefik"
 	}
 	working := math.Ceil(float64(players) * a.spread / most)
+	if working == 1 && a.spare > 0 {
+		bound = "-spare"
+	}
 	n.bound = bound
 	n.traefiks = int(working) + a.spare
 	n.each = min(float64(players), float64(players)*a.spread/working)
@@ -144,7 +153,7 @@ func (m *model) needs(players int) *need {
 func (m *model) askRedis(n *need) {
 	a := m.assumed
 	traefiks := float64(n.traefiks)
-	n.routesEach = min(float64(n.nodes), float64(a.maxEntries))
+	n.routesEach = m.routes(n.nodes)
 	// What the table has no room for is looked up at the next login.
 	unknown := 1 - n.routesEach/float64(n.nodes)
 	logins := float64(n.players) / a.session.Seconds()
@@ -159,6 +168,9 @@ func (m *model) askRedis(n *need) {
 	items := n.trackedKeys * min(1, n.routesEach/float64(n.nodes)) * traefiks
 	n.redisMemory = n.trackedKeys*a.trackedKey + items*a.trackedItem + traefiks*linkBuffers
 }
+
+// routes is how many routes a Traefik knows where there are so many nodes.
+func (m *model) routes(nodes int) float64 { return min(float64(nodes), float64(m.assumed.maxEntries)) }
 
 // recheck is how many routes one Traefik reads again in a second.
 func recheck(routes float64) float64 { return min(routes/recheckAfter, recheckMost) }
@@ -177,6 +189,7 @@ func (m *model) stormOf(sessions, nodes int, clients retry, timeout time.Duratio
 		handshake: time.Duration(f.handshake * 1e3),
 		lookup:    time.Duration(f.lookup * 1e6),
 		lookupCPU: a.lookupCPU,
+		talk:      time.Duration(m.cpuPerPlayer() * 1e3),
 		scatter:   a.scatter,
 		timeout:   timeout,
 		retry:     clients,
@@ -191,7 +204,7 @@ const stormOver = 3 * time.Minute
 
 // breakOut restarts the fullest Traefik.
 func (m *model) breakOut(n *need) {
-	n.stormed = m.stormOf(int(n.each), n.nodes, m.patient(), m.assumed.clientTimeout)
+	n.stormed = m.stormOf(int(n.each), n.nodes, m.jittered(), m.assumed.clientTimeout)
 	n.storm = n.stormed.simulate()
 }
 
@@ -235,6 +248,29 @@ func (m *model) check(players []int) error {
 	return nil
 }
 
+// played are those of so many sessions that a Traefik can carry in peace, by its CPU, and
+// left the others: their storm would not end.
+func (m *model) played(o *order) (played, left []int) {
+	for _, sessions := range o.storms {
+		if m.cpuOf(float64(sessions), m.nodes(slices.Max(o.players))) < m.assumed.cores {
+			played = append(played, sessions)
+		} else {
+			left = append(left, sessions)
+		}
+	}
+	return played, left
+}
+
+// slower is the same on a machine whose processor takes so many times as long.
+func (m *model) slower(times float64) *model {
+	measured, assumed := *m.measured, *m.assumed
+	measured.request *= times
+	measured.handshake *= times
+	measured.message *= times
+	assumed.lookupCPU = time.Duration(times * float64(assumed.lookupCPU))
+	return &model{measured: &measured, assumed: &assumed}
+}
+
 // nodes is how many nodes so many players have.
 func (m *model) nodes(players int) int { return (players + m.assumed.perNode - 1) / m.assumed.perNode }
 
@@ -243,7 +279,7 @@ func (m *model) loads(n *need) []load {
 	a := m.assumed
 	queue := 1024 * a.pending * float64(n.storm.peakQueue)
 	all := []load{
-		{"a Traefik's CPU", n.each * m.cpuPerPlayer() / (a.cores * 1e6), "in peace"},
+		{"a Traefik's CPU", m.cpuOf(n.each, n.nodes) / a.cores, "in peace"},
 		{"a Traefik's memory", (n.memory + queue) / (a.memory * (1 << 30)), "in a storm"},
 		{"a Traefik's descriptors", (2*float64(n.storm.peakOpen) + ownDescriptors) / float64(a.descriptors), "in a storm"},
 		{"a Traefik's ports to one node", 2 * n.portsToOne / float64(a.addresses*a.ports), "after a restart"},

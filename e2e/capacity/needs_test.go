@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,8 @@ func TestNeedsByHand(t *testing.T) {
 		t.Errorf("%d nodes, %d Traefiks because of %s", n.nodes, n.traefiks, n.bound)
 	}
 	near(t, "sessions", n.each, 120_000.0/7)
-	near(t, "memory", n.memory, 200e6+120_000.0/7*48*1024)
+	near(t, "CPU", m.cpuOf(n.each, n.nodes), (120_000.0/7*(100+1+400.0/7200)+50.0/60*300)/1e6)
+	near(t, "memory", n.memory, 200*(1<<20)+120_000.0/7*48*1024)
 	near(t, "descriptors", n.descriptors, 240_000.0/7+1000)
 	near(t, "ports", n.portsToOne, 120_000.0/7/50)
 	near(t, "Redis in peace", n.peace, 8*(50.0/60+2+60.0/3600*4))
@@ -72,8 +74,8 @@ func TestTheScarcest(t *testing.T) {
 		most  float64
 		flags []string
 	}{
-		{"CPU in peace", 2e6 / (100 + 1 + 400.0/7200), nil},
-		{"memory", (0.8*(1<<28) - 200e6) / (48 * 1024), []string{"-memory", "0.25"}},
+		{"CPU in peace", (2e6 - 50.0/60*300) / (100 + 1 + 400.0/7200), nil},
+		{"memory", (0.8*(1<<28) - 200*(1<<20)) / (48 * 1024), []string{"-memory", "0.25"}},
 		{"descriptors", (2000 - 1000) / 2, []string{"-descriptors", "2000"}},
 		{"local ports", 50 * 100 / 2, []string{"-ports", "100", "-messages", "1"}},
 		{"tracked connections", 4000 / 4, []string{"-conntrack", "4000"}},
@@ -84,6 +86,12 @@ func TestTheScarcest(t *testing.T) {
 			t.Errorf("%v: the scarcest is %s; want %s", c.flags, scarcest.name, c.bound)
 		}
 		near(t, c.bound, scarcest.most, c.most)
+	}
+	if n := with(t).needs(10_000); n.bound != "-spare" || n.traefiks != 1+1 {
+		t.Errorf("%d Traefiks because of %s", n.traefiks, n.bound)
+	}
+	if n := with(t, "-spare", "0").needs(10_000); n.bound != "CPU in peace" || n.traefiks != 1 {
+		t.Errorf("%d Traefiks because of %s", n.traefiks, n.bound)
 	}
 	n := with(t, "-per-traefik", "1000").needs(10_000)
 	if n.bound != "-per-traefik" || n.traefiks != 12+1 || n.each != 1000 {
@@ -136,7 +144,6 @@ func TestNeedsGrowWithWhatTheyStandOn(t *testing.T) {
 		{[]string{"-session", "1h", "-busy", "0.25"}, 1},
 		{[]string{"-session", "1h", "-spare", "3"}, 1},
 		{[]string{"-session", "1h", "-memory", "0.5"}, 1},
-		{[]string{"-session", "1h", "-memory", "0.5", "-gogc", "50"}, 0},
 		{[]string{"-session", "1h", "-cores", "8"}, -1},
 		{[]string{"-session", "1h", "-messages", "1"}, -1},
 	} {
@@ -195,7 +202,31 @@ func TestTheStormIsTheModels(t *testing.T) {
 	if s.handshake != 400*time.Microsecond || s.lookup != time.Millisecond || s.cores != 3 || s.accept != 50*time.Microsecond || s.routes != 5 {
 		t.Errorf("got %+v", s)
 	}
+	if want := 101055 * time.Nanosecond; s.talk != want {
+		t.Errorf("a player who is back takes %s a second, want %s", s.talk, want)
+	}
 	if s := with(t).stormOf(10, 5000, retry{}, 0); s.routes != 10 {
 		t.Errorf("10 players have %d routes", s.routes)
+	}
+}
+
+// What a Traefik cannot carry in peace has no storm that ends.
+func TestOnlyStormsThatATraefikCanCarryArePlayed(t *testing.T) {
+	m, o := with(t), newOrder()
+	o.players, o.storms = counts{10_000}, counts{39_000, 40_000} // 4 cores are 39,580 times 101.06 us
+	played, left := m.played(o)
+	if !slices.Equal(played, []int{39_000}) || !slices.Equal(left, []int{40_000}) {
+		t.Errorf("played %v, left %v", played, left)
+	}
+}
+
+// On a processor that takes twice as long, all that is CPU takes twice as long, and nothing else.
+func TestASlowerProcessor(t *testing.T) {
+	m := with(t)
+	slower := m.slower(2)
+	near(t, "CPU", slower.cpuOf(1000, 50), 2*m.cpuOf(1000, 50))
+	near(t, "memory", slower.memoryOf(1000), m.memoryOf(1000))
+	if m.assumed.lookupCPU != 300*time.Microsecond || m.measured.message != 20 {
+		t.Error("the model itself has changed")
 	}
 }

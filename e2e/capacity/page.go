@@ -12,7 +12,7 @@ import (
 func (m *model) page(o *order) string {
 	s := &sheet{}
 	s.line("# Capacity")
-	s.paragraph("What so many players online need, and what happens when a Traefik is restarted under them. Made by `make capacity` from what `make bench` has measured ([measured](#measured)) and from what has to be assumed ([assumed](#assumed)). It is a model: the slopes were measured with thousands of sessions on one small machine, not with millions. Each assumption is a flag, so put your own in: `cd e2e && go run ./capacity -messages 2 -cores 8`.")
+	s.paragraph("What so many players online need, and what happens when a Traefik is restarted under them. Made by `make capacity` from what `make bench` has measured ([measured](#measured)) and from what has to be assumed ([assumed](#assumed)). It is a model: what a session takes was measured with thousands of them on one small machine, not with millions. kB, MB and GB are of 1024, as GiB is. Each assumption is a flag, so put your own in: `cd e2e && go run ./capacity -messages 2 -cores 8`.")
 	var all []*need
 	for _, players := range o.players {
 		all = append(all, m.needs(players))
@@ -61,7 +61,7 @@ func (m *model) tellNeeds(s *sheet, all []*need) {
 		{"**Traefiks**", func(n *need) string { return "**" + whole(float64(n.traefiks)) + "**" }},
 		{"there are not fewer because of", func(n *need) string { return n.bound }},
 		{"sessions of each", func(n *need) string { return whole(n.each) }},
-		{"CPU of each in peace, cores", func(n *need) string { return short(n.each * m.cpuPerPlayer() / 1e6) }},
+		{"CPU of each in peace, cores", func(n *need) string { return short(m.cpuOf(n.each, n.nodes)) }},
 		{"memory of each, at most", func(n *need) string { return bytesOf(n.memory) }},
 		{"descriptors of each", func(n *need) string { return whole(n.descriptors) }},
 		{"local ports of each to one node", func(n *need) string { return whole(n.portsToOne) }},
@@ -72,7 +72,7 @@ func (m *model) tellNeeds(s *sheet, all []*need) {
 		{"Redis, memory for tracking and connections", func(n *need) string { return bytesOf(n.redisMemory) }},
 		{"a Traefik is restarted: 99 % are back after", func(n *need) string { return reached(n.storm, .99, n.stormed.players) }},
 	})
-	s.paragraph("The last row is for clients that come back %s: see [a login storm](#a-login-storm).", m.patient().what)
+	s.paragraph("The last row is for clients that come back %s: see [a login storm](#a-login-storm).", m.jittered().what)
 }
 
 // reached says when a share of the players was back, or how many were at the end.
@@ -108,7 +108,8 @@ func (m *model) tellTraefik(s *sheet, all []*need) {
 	}
 	s.table([]string{"", "a session takes", "there is", "enough for"}, rows)
 	s.line("")
-	s.line("- CPU of a player: %s µs a second for messages, %s for plain requests, %s for logging in every %s.", short(a.messages/2*f.message), short(a.requests*f.request), short(f.handshake/a.session.Seconds()), hours(a.session))
+	s.line("- CPU of a player: %s µs a second for messages, %s for plain requests, %s for logging in every %s; Traefik's own for reading routes again: %s. A processor that takes twice as long needs %s Traefiks for %s players, not %s.", short(a.messages/2*f.message), short(a.requests*f.request), short(f.handshake/a.session.Seconds()), hours(a.session),
+		short(m.ownCPU(last.nodes)), whole(float64(m.slower(2).needs(last.players).traefiks)), whole(float64(last.players)), whole(float64(last.traefiks)))
 	s.line("- Memory: %s kB resident once it has talked and settled, and as much again by %s %% as Go lets the heap grow before it collects (`GOGC`), or %s kB with the garbage of its handshake, or up to %s kB while it carries 2 kB each way every few seconds (the largest counts; both measured with `GOGC` at 100); and %s kB of the kernel's. Smaller `GOGC` trades CPU for it. A static Traefik route has %s kB where the plugin has %s%s.", short(f.session), short(a.gogc), short(f.fresh), short(f.talking), short(a.kernel), short(f.static), short(f.session), m.nginx())
 	s.line("- Descriptors: the client's connection and the node's. Go raises its soft limit to the hard one by itself.")
 	s.line("- Local ports bound what goes from one address to one node (`net.ipv4.ip_local_port_range`), not the sum: with many nodes they are far away. After a restart the old connections still hold theirs for a minute (TIME_WAIT). All nodes behind one address and port would share one range.")
@@ -145,7 +146,7 @@ func (m *model) tellTLS(s *sheet, o *order, all []*need) {
 		about = "the former, by `-tls`"
 	}
 	s.paragraph("## TLS at Traefik")
-	s.paragraph("Clients that speak TLS to Traefik cost more than those whose TLS a load balancer ends: keys, buffers and larger stacks for each session, and a signature for each login (ECDSA, P-256). All else on this page is about %s.", about)
+	s.paragraph("Clients that speak TLS to Traefik cost more than those whose TLS a load balancer ends: keys, buffers and larger stacks for each session, and a signature for each login (ECDSA, P-256). All else on this page is about %s. The two were measured one after the other: a few hundredths of CPU are not what they differ by.", about)
 	var rows [][]string
 	for _, r := range []struct {
 		what string
@@ -192,9 +193,13 @@ func (m *model) tellRedis(s *sheet, all []*need) {
 func (m *model) tellStorms(s *sheet, o *order) {
 	a := m.assumed
 	s.paragraph("## A login storm")
-	s.paragraph("A Traefik with all these sessions is restarted, refuses for %s, and everybody comes back to it, as a load balancer that goes by the fewest connections would have it. A simulation, event by event: the kernel's backlog, where a SYN that finds no place comes again after 1 s, 2 s, 4 s; Traefik, which accepts as long as it has descriptors; handshakes, first come, first served, on %s cores (%s a second); a look-up for each route that is not known yet (one route for each %s players of %s online); clients that wait %s for their 101, then try again, while their handshake is made for nobody. Times are since the loss; the simulation ends after %s.", a.down, short(a.cores), whole(m.handshakes()), whole(float64(a.perNode)), whole(float64(slices.Max(o.players))), a.clientTimeout, stormOver)
+	s.paragraph("A Traefik with all these sessions is restarted, refuses for %s, and everybody comes back to it, as a load balancer that goes by the fewest connections would have it. A simulation, event by event: the kernel's backlog, where a SYN that finds no place comes again after 1 s, 2 s, 4 s; Traefik, which accepts as long as it has descriptors; handshakes, first come, first served, on what the players who are back leave of %s cores (%s a second on all of them); a look-up for each route that is not known yet (one route for each %s players of %s online); clients that wait %s for their 101, then try again, while their handshake is made for nobody. Times are since the loss; the simulation ends after %s.", a.down, short(a.cores), whole(m.handshakes()), whole(float64(a.perNode)), whole(float64(slices.Max(o.players))), a.clientTimeout, stormOver)
+	played, left := m.played(o)
+	for _, sessions := range left {
+		s.paragraph("Not played: %s sessions, which would take %s of these cores in peace.", whole(float64(sessions)), short(m.cpuOf(float64(sessions), m.nodes(slices.Max(o.players)))))
+	}
 	var rows [][]string
-	for _, sessions := range o.storms {
+	for _, sessions := range played {
 		for _, c := range m.clients() {
 			after := m.storm(o, sessions, c, a.clientTimeout).simulate()
 			rows = append(rows, []string{whole(float64(sessions)), c.what, reached(after, .5, sessions), reached(after, .99, sessions),
@@ -217,32 +222,43 @@ func (m *model) storm(o *order, sessions int, clients retry, timeout time.Durati
 // impatience are the client time-outs that are compared.
 var impatience = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second}
 
+// dearer is how many times as much a handshake may cost.
+var dearer = []int{1, 2, 4}
+
 func (m *model) tellFeeding(s *sheet, o *order) {
-	sessions := slices.Max(o.storms)
+	played, _ := m.played(o)
+	sessions := slices.Max(played)
 	s.paragraph("## When a storm feeds itself")
 	s.paragraph("%s handshakes are %s of all cores. A client that waits less than the queue is long gives up before its turn, and comes again at the end of the queue; what is made is made for nobody, and the queue grows by what those bring who have given up. The same storm, by how long a client waits for its 101:", whole(float64(sessions)), seconds(time.Duration(float64(sessions)/m.handshakes()*1e9)))
+	head := []string{"99 % back", "attempts", "timed out", "handshakes for nobody", "of all", "handshakes in hand, at most", "memory for them"}
+	outcome := func(after *aftermath) []string {
+		return []string{reached(after, .99, sessions), whole(float64(after.attempts)), whole(float64(after.timedOut)), whole(float64(after.wasted)), percent(float64(after.wasted) / float64(max(1, after.made))),
+			whole(float64(after.peakQueue)), bytesOf(1024 * m.assumed.pending * float64(after.peakQueue))}
+	}
 	var rows [][]string
-	wasted := 0
 	for _, c := range m.clients() {
 		for _, timeout := range impatience {
-			after := m.storm(o, sessions, c, timeout).simulate()
-			wasted += after.wasted
-			rows = append(rows, []string{c.what, timeout.String(), reached(after, .99, sessions), whole(float64(after.attempts)), whole(float64(after.timedOut)), whole(float64(after.wasted)), percent(float64(after.wasted) / float64(max(1, after.made))),
-				whole(float64(after.peakQueue)), bytesOf(1024 * m.assumed.pending * float64(after.peakQueue))})
+			rows = append(rows, append([]string{c.what, timeout.String()}, outcome(m.storm(o, sessions, c, timeout).simulate())...))
 		}
 	}
-	s.table([]string{"clients come back", "they wait", "99 % back", "attempts", "timed out", "handshakes for nobody", "of all", "handshakes in hand, at most", "memory for them"}, rows)
-	if wasted == 0 {
-		s.paragraph("With these figures no storm does: no handshake is made for nobody. To wait long only makes a client that found no place in the backlog come again later.")
-		return
+	s.table(append([]string{"clients come back", "they wait"}, head...), rows)
+	s.paragraph("The same, where they wait %s and a handshake costs more than was measured, by a slower processor, a dearer signature, or what else stands before the plugin:", m.assumed.clientTimeout)
+	rows = nil
+	for _, c := range m.clients() {
+		for _, times := range dearer {
+			storm := m.storm(o, sessions, c, m.assumed.clientTimeout)
+			storm.handshake *= time.Duration(times)
+			rows = append(rows, append([]string{c.what, short(float64(storm.handshake)/1e3) + " µs"}, outcome(storm.simulate())...))
+		}
 	}
+	s.table(append([]string{"clients come back", "a handshake costs"}, head...), rows)
 	s.paragraph("What finds no place in the backlog costs Traefik nothing and comes later, so a full backlog holds a storm back; what Traefik has accepted it works off, wanted or not. What keeps a storm from feeding itself is in the client: jitter, a wait that doubles, and a time-out longer than the queue. At the gateway it is fewer sessions on each Traefik (`-per-traefik`), or more cores.")
 }
 
 func (m *model) tellMeasured(s *sheet) {
 	s.paragraph("## Measured")
-	s.paragraph("From `docs/bench/figures.json`; the pages there say on which machine, and how.")
-	s.table([]string{"", "", "figure"}, m.measured.rows())
+	s.paragraph("From `docs/bench/figures.json`; the pages there say on which machine, and how. Figures of different days may be of machines that differ by two and more.")
+	s.table([]string{"", "", "figure", "measured on"}, m.measured.rows())
 }
 
 func tellAssumed(s *sheet, o *order) {

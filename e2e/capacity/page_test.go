@@ -66,6 +66,17 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page does not tell the figure %s", w.name)
 		}
 	}
+	if !strings.Contains(page, "| `message.128.plugin.cpu` | 2020-02-02 |") {
+		t.Error("the page does not tell when a figure was measured")
+	}
+	o = small(t)
+	o.storms = counts{500, 1_000_000}
+	if one, _ := written(t, o); !strings.Contains(one, "Not played: 1,000,000 sessions") {
+		t.Error("the page does not tell which storm is not played")
+	}
+	if !strings.Contains(page, "| at once, and again every 0.1 s | 1,600 µs |") {
+		t.Error("the page does not play a storm of dearer handshakes")
+	}
 	if !strings.Contains(page, "("+plotName+")") {
 		t.Error("the page does not show the plot")
 	}
@@ -164,6 +175,10 @@ func TestBadAssumptions(t *testing.T) {
 			t.Errorf("%v: got %v", flags, err)
 		}
 	}
+	err := write(small(t, "-messages", "10000"), filepath.Join("testdata", "figures.json"), t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "-storms: 500 sessions") {
+		t.Errorf("a storm of more than a Traefik can carry: %v", err)
+	}
 	var c counts
 	for _, text := range []string{"", "x", "1,,2", "0", "-5"} {
 		if err := c.Set(text); err == nil {
@@ -224,7 +239,7 @@ func TestWords(t *testing.T) {
 			t.Errorf("%g is %s; want %s", n, got, want)
 		}
 	}
-	for n, want := range map[float64]string{10: "10 B", 1500: "1.5 kB", 2e9: "2 GB", 5e15: "5,000 TB"} {
+	for n, want := range map[float64]string{10: "10 B", 1000: "0.977 kB", 1536: "1.5 kB", 2 << 30: "2 GB", 5000 << 40: "5,000 TB"} {
 		if got := bytesOf(n); got != want {
 			t.Errorf("%g is %s; want %s", n, got, want)
 		}

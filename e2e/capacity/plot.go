@@ -29,7 +29,8 @@ var inks = []color.Color{
 // plot draws the largest storm, as SVG: who is back above, what waits for a core
 // below.
 func (m *model) plot(o *order) ([]byte, error) {
-	sessions := slices.Max(o.storms)
+	played, _ := m.played(o)
+	sessions := slices.Max(played)
 	back, queue := plot.New(), plot.New()
 	back.Title.Text = whole(float64(sessions)) + " sessions after the restart of their Traefik"
 	back.Y.Label.Text = "players back, %"

@@ -16,7 +16,7 @@ import (
 //     dropped, and the client's kernel sends it again after 1 s, 2 s, 4 s and so on.
 //   - Traefik accepts one after the other, as long as it has descriptors.
 //   - The handshake waits for one of the cores, first come, first served, and
-//     takes all of it for its time.
+//     takes what the players who are back leave of it for its time.
 //   - Where the route is not known, the first that wants it looks it up, and
 //     whoever else wants it waits for the same answer, off the core.
 //
@@ -36,8 +36,9 @@ type storm struct {
 	handshake time.Duration // of one core
 	lookup    time.Duration // until Redis' answer is there
 	lookupCPU time.Duration // of the core that asks
+	talk      time.Duration // of all cores, a second, for each player who is back
 
-	scatter time.Duration // attempts arrive at random within this long after they were begun
+	scatter time.Duration // attempts arrive at random within this long after the client's time for them
 	timeout time.Duration // of the client; 0: it waits for ever
 	retry   retry
 	over    time.Duration // when the simulation ends, whoever is not back
@@ -88,8 +89,7 @@ type aftermath struct {
 	peakOpen    int           // connections of clients at a time, sessions included
 	lookups     int           // in Redis
 	peakLookups int           // of them, in one second
-	cpu         time.Duration // of all cores
-	end         time.Duration // when nothing was left to do
+	cpu         time.Duration // of all cores, for handshakes
 
 	course []moment
 }
@@ -182,6 +182,7 @@ type client struct {
 	number  int32 // of the attempt
 	waiting bool  // for the answer to it
 	back    bool
+	late    time.Duration // how long after the client's own time for it the attempt has arrived
 }
 
 // run is a storm while it is simulated.
@@ -339,8 +340,17 @@ func (r *run) work() {
 		}
 		r.cpu += took
 		r.working++
-		r.plan(event{at: r.now + took, kind: served, who: w.who})
+		r.plan(event{at: r.now + time.Duration(float64(took)/r.spare()), kind: served, who: w.who})
 	}
+}
+
+// leastSpare is the share of the cores that handshakes have in any case: the scheduler
+// has everybody's turn come.
+const leastSpare = 0.01
+
+// spare is the share of the cores that the players who are back leave for handshakes.
+func (r *run) spare() float64 {
+	return max(leastSpare, 1-float64(r.back)*r.talk.Seconds()/float64(r.cores))
 }
 
 func (r *run) route(who attempt) int { return int(who.player) % r.routes }
@@ -385,13 +395,18 @@ func (r *run) fail(who attempt) {
 	r.begin(attempt{who.player, who.number + 1})
 }
 
-// begin plans an attempt.
+// begin plans an attempt. The client's clock is its own: what one attempt was late by does
+// not add up with what the next one is.
 func (r *run) begin(who attempt) {
-	wait := r.retry.wait(int(who.number), r.random)
+	c := &r.clients[who.player]
+	own := r.now - c.late + r.retry.wait(int(who.number), r.random)
+	at := own
 	if r.scatter > 0 {
-		wait += time.Duration(r.random.Int64N(int64(r.scatter)))
+		at += time.Duration(r.random.Int64N(int64(r.scatter)))
 	}
-	r.plan(event{at: r.now + wait, kind: tries, who: who})
+	at = max(at, r.now)
+	c.late = at - own
+	r.plan(event{at: at, kind: tries, who: who})
 }
 
 // draw adds the points of the course before a time.
@@ -407,7 +422,6 @@ func (r *run) draw(before time.Duration) {
 
 // close counts what was still under way.
 func (r *run) close() {
-	r.end = r.now
 	r.left = r.inHand() + r.backlogs.len()
 	for _, c := range r.clients {
 		if c.waiting {

@@ -286,3 +286,35 @@ func TestCourse(t *testing.T) {
 		}
 	}
 }
+
+// Who is back takes a share of the core from those who are not: after half of a core has
+// gone to them, the last handshake takes twice as long.
+func TestPlayersWhoAreBackTakeTheirShare(t *testing.T) {
+	s := calm(10_000)
+	s.talk = 50 * time.Microsecond
+	r := s.simulate()
+	// Of each handshake 1 / (1 - back / 20,000) ms, summed up.
+	want := 20_000 * time.Millisecond.Seconds() * math.Ln2
+	if got := r.times[s.players-1].Seconds(); math.Abs(got/want-1) > 0.001 {
+		t.Errorf("the last is back after %g s, want %g", got, want)
+	}
+	if r.cpu != time.Duration(s.players)*s.handshake {
+		t.Errorf("%s of CPU for handshakes", r.cpu)
+	}
+}
+
+// What attempts arrive late by does not add up: a client that comes every tenth of a
+// second is refused thirty times in three.
+func TestClientsKeepTheirOwnTime(t *testing.T) {
+	s := calm(1000)
+	s.down, s.scatter = 3*time.Second, 200*time.Millisecond
+	if each := float64(s.simulate().refused) / float64(s.players); each < 29 || each > 30 {
+		t.Errorf("refused %g times", each)
+	}
+	s.retry = retry{first: 5 * time.Second, least: 5 * time.Second, most: 5 * time.Second}
+	s.down, s.over = 30*time.Second, time.Hour
+	r := s.simulate()
+	if first, last := r.times[0], r.times[s.players-1]; first < s.down || last > s.down+s.scatter+time.Second+time.Millisecond {
+		t.Errorf("in step the first is back after %s, the last after %s", first, last)
+	}
+}

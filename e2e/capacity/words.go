@@ -33,13 +33,13 @@ func percent(share float64) string {
 	return whole(100*share) + " %"
 }
 
-// bytesOf renders bytes in the unit that suits them.
+// bytesOf renders bytes in the unit that suits them, each 1024 of the one before.
 func bytesOf(n float64) string {
 	for _, unit := range []string{"B", "kB", "MB", "GB"} {
 		if n < 1000 {
 			return short(n) + " " + unit
 		}
-		n /= 1000
+		n /= 1024
 	}
 	return short(n) + " TB"
 }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 )
 
@@ -32,6 +34,9 @@ func ServeEchoNode() {
 	}
 	light := net.ListenConfig{KeepAlive: -1} // the node shares the processors with what is measured
 	l, err := light.Listen(context.Background(), "tcp", addr)
+	if err == nil {
+		fmt.Println(echoListens)
+	}
 	for err == nil {
 		var c net.Conn
 		if c, err = l.Accept(); err == nil {
@@ -41,6 +46,9 @@ func ServeEchoNode() {
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
 }
+
+// echoListens is what the node says when it listens.
+const echoListens = "listens"
 
 // switched agrees to a handshake. The key is that of RFC 6455's example.
 const switched = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
@@ -79,17 +87,15 @@ func StartEchoNode() (*EchoNode, error) {
 		if n.process, err = startProcess(cmd, filepath.Join(dir, "node.log")); err != nil {
 			return err
 		}
-		answers := func() bool {
-			c, err := net.Dial("tcp", addr)
-			if err == nil {
-				c.Close()
-			}
-			return err == nil
+		listens := func() bool { return strings.Contains(n.process.log(), echoListens) }
+		if waitFor(patience, n.process.done, listens) {
+			return nil
 		}
-		if !waitFor(patience, n.process.done, answers) {
-			return errors.New("the node does not answer: " + n.process.log())
+		if strings.Contains(n.process.log(), syscall.EADDRINUSE.Error()) {
+			return errPortTaken
 		}
-		return nil
+		n.process.stop(time.Second)
+		return errors.New("the node does not listen: " + n.process.log())
 	})
 	if err != nil {
 		n.Stop()

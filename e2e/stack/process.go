@@ -1,10 +1,13 @@
 package stack
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -27,6 +30,11 @@ func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
 	cmd.SysProcAttr = childAttributes()
 
 	p := &process{cmd: cmd, logFile: logFile, done: make(chan struct{})}
+	running.Lock()
+	defer running.Unlock()
+	if running.over {
+		return nil, errors.New("nothing is to be started any more")
+	}
 	started := make(chan error)
 	go func() {
 		// The parent-death signal comes when the thread that started the
@@ -44,7 +52,29 @@ func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
 	if err := <-started; err != nil {
 		return nil, err
 	}
+	running.all = slices.DeleteFunc(running.all, func(p *process) bool { return !p.alive() })
+	running.all = append(running.all, p)
 	return p, nil
+}
+
+// running are the processes that were started, those that have ended since the last
+// start among them.
+var running struct {
+	sync.Mutex
+	all  []*process
+	over bool
+}
+
+// KillAll kills every process that the stack has started and that still runs, with
+// what it has started itself, and lets no more be started: for a program that is
+// interrupted. The parent's death alone would leave nginx's workers behind.
+func KillAll() {
+	running.Lock()
+	defer running.Unlock()
+	running.over = true
+	for _, p := range running.all {
+		p.kill()
+	}
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
@@ -83,8 +113,10 @@ func (p *process) stop(bound time.Duration) {
 	}
 }
 
-// kill ends the process with SIGKILL.
+// kill ends the process, and what it has started, with SIGKILL: it leads a group.
 func (p *process) kill() {
-	_ = p.signal(syscall.SIGKILL)
+	if p.alive() {
+		_ = syscall.Kill(-p.pid(), syscall.SIGKILL)
+	}
 	<-p.done
 }
