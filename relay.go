@@ -570,10 +570,11 @@ func afterwards(d *direction, next int64, err error) (int64, error) {
 	}
 }
 
-// close breaks both connections; the directions end by that.
+// close breaks both connections; the directions end by that. A client that speaks TLS and
+// does not read holds up the end of its own for seconds, and not of the node's.
 func (t *tunnel) close() {
-	t.client.Close()
 	t.node.Close()
+	t.client.Close()
 }
 
 // closeWrite says on a connection that nothing more will come. False: it cannot.

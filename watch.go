@@ -1,6 +1,7 @@
 package dynamicforward
 
 import (
+	"crypto/tls"
 	"errors"
 	"time"
 
@@ -156,11 +157,23 @@ func (t *table) settle(r *route) {
 
 // closeSessions closes the connections of sessions. There is no close frame: what
 // is copied is not looked at, so nobody knows whether one would land in the middle
-// of another frame.
+// of another frame. Where one speaks TLS a side that does not read holds its end up for
+// seconds, so nobody waits for it.
 func closeSessions(sessions []*tunnel) {
 	for _, session := range sessions {
-		closeSession(session)
+		if speaksTLS(session) {
+			go closeSession(session)
+		} else {
+			closeSession(session)
+		}
 	}
+}
+
+// speaksTLS tells whether a side of a session does.
+func speaksTLS(session *tunnel) bool {
+	_, client := session.client.(*tls.Conn)
+	_, node := session.node.(*tls.Conn)
+	return client || node
 }
 
 // closeSession closes one. If it panics the others are closed all the same.

@@ -2,7 +2,11 @@ package dynamicforward
 
 import (
 	"context"
+	"crypto/tls"
+	"io"
+	"net"
 	"testing"
+	"time"
 )
 
 // watchingWorld is a sessionWorld with closeOnRouteChange, and one session on
@@ -72,6 +76,44 @@ func TestASessionEndsWithItsRoute(t *testing.T) {
 	waitFor(t, "the watches to go", none)
 }
 
+// held is a connection that takes its time to be closed.
+type held struct {
+	net.Conn
+	begun   chan bool
+	release chan bool
+}
+
+// Close implements net.Conn.
+func (c *held) Close() error {
+	c.begun <- true
+	<-c.release
+	return c.Conn.Close()
+}
+
+// A client that speaks TLS and does not read holds up neither its node nor others.
+func TestSessionsThatEndTogetherDoNotWaitForEachOther(t *testing.T) {
+	client, _ := tcpPair(t)
+	node, atNode := tcpPair(t)
+	other, atOther := tcpPair(t)
+	otherNode, _ := tcpPair(t)
+	stuck := &held{Conn: client, begun: make(chan bool), release: make(chan bool)}
+	closed := make(chan bool)
+	end := func() {
+		closeSessions([]*tunnel{{client: tls.Client(stuck, &tls.Config{}), node: node}, {client: other, node: otherNode}})
+		closed <- true
+	}
+	go end()
+	for i, far := range []net.Conn{atNode, atOther} {
+		_ = far.SetReadDeadline(time.Now().Add(fakeRedisPatience))
+		if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%d: it is not closed: %v", i, err)
+		}
+	}
+	<-stuck.begun
+	close(stuck.release)
+	<-closed
+}
+
 func TestASessionGoesOnWithoutRedis(t *testing.T) {
 	w, first, second := watchingWorld(t)
 	w.redis.stop()
@@ -101,9 +143,9 @@ func TestWhatRedisSaysOfItselfEndsNoSession(t *testing.T) {
 		return "-LOADING Redis is loading the dataset in memory\r\n"
 	}
 	w.redis.handle("HGET", loading)
-	w.redis.push(t, wgamedKey)
 	asked := w.redis.count("HGET")
-	again := func() bool { return w.redis.count("HGET") > asked }
+	w.redis.push(t, wgamedKey)
+	again := func() bool { return w.redis.count("HGET") > asked && asksNothing(w.m.table) }
 	waitFor(t, "the hash to be read", again)
 	first.wantEcho()
 }
