@@ -33,8 +33,22 @@ if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
   "${sudo[@]}" chmod 755 "$policy"
 fi
-if ! { "${sudo[@]}" apt-get update && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-  apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+# A repository of somebody else's may not answer, and a machine that has just been
+# started may be installing something by itself.
+install() {
+  "${sudo[@]}" apt-get update || true
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}"
+}
+installed=
+for pause in 0 10 30; do
+  sleep "$pause"
+  if install >"$log" 2>&1; then
+    installed=yes
+    break
+  fi
+done
+if [ -z "$installed" ]; then
   cat "$log" >&2
   echo "Could not install ${missing[*]}: see above." >&2
   exit 1

@@ -15,29 +15,30 @@ mkdir -p .build
 
 if [ ! -x "$binary" ]; then
   echo "Building Traefik $version. The first time this takes several minutes; then Go's build cache has it."
-  module=$(cd /tmp && go mod download -json "github.com/traefik/traefik/v3@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || module=
+  module=$(here=$PWD && cd /tmp && "$here/ci/try.sh" go mod download -json "github.com/traefik/traefik/v3@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || module=
   if [ -z "$module" ]; then
     echo "Go could not download Traefik $version: is that a version, and is there a network?" >&2
     exit 1
   fi
   log=$(mktemp)
-  trap 'kill "${ticker:-}" 2>/dev/null || true; rm -f "$log"' EXIT
+  part=$binary.part.$$ # another run may be building it, too
+  trap 'kill "${ticker:-}" 2>/dev/null || true; rm -f "$log" "$part"' EXIT
   (
     trap 'kill "$!" 2>/dev/null; exit' TERM # or its sleep would keep our output open
-    while true; do
+    while kill -0 "$$" 2>/dev/null; do
       sleep 60 &
       wait "$!"
       echo "... still building Traefik $version"
     done
   ) &
   ticker=$!
-  if ! (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
+  if ! (here=$PWD && cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly "$here/ci/try.sh" go build -trimpath \
     -ldflags "-s -w -X github.com/traefik/traefik/v3/pkg/version.Version=$version" \
-    -o "$binary.part" ./cmd/traefik) >"$log" 2>&1; then
+    -o "$part" ./cmd/traefik) >"$log" 2>&1; then
     grep -v '^go: downloading' "$log" >&2 || true
     echo "Traefik $version could not be built: see above." >&2
     exit 1
   fi
-  mv "$binary.part" "$binary"
+  mv "$part" "$binary"
 fi
 ln -sfn "traefik-$version" .build/traefik

@@ -27,7 +27,7 @@ tmp=$(cd "$tmp" && pwd -P)
 # above the working directory: keep it from finding one.
 export GIT_CEILING_DIRECTORIES=$tmp
 
-go mod vendor -o "$tmp/vendor"
+ci/try.sh go mod vendor -o "$tmp/vendor"
 
 for patch in patches/*.patch; do
 	dir=$(sed -n 's/^Applies-In: //p' "$patch")
