@@ -68,6 +68,8 @@ func TestWhatLivesLongKeepsNoCaller(t *testing.T) {
 		made[i] = g.make()
 	}
 	leavesBurdens(t, "a lane", makeLanes)
+	lingerFor(time.Minute) // longer than anybody waits to see the callers go
+	defer lingerFor(lingers)
 	makeShared := func(i int) {
 		much := make([]byte, burden)
 		config := testConfig(redis.addr)

@@ -84,26 +84,48 @@ func newFakeRedisTLS(tb testing.TB, config *tls.Config) *fakeRedis {
 	return r
 }
 
-// givenOut has the addresses of all of them so far, and those of refused. What is shared of a Redis outlives its
-// last user by a minute, so a new one at the port of one that has gone would be taken for
-// that, which refuses connections.
+// givenOut has when each address was last given to a fake Redis or by refused. A new one at
+// the port of one that has gone would be taken for that, whose table may still be there;
+// and who counts connections there would count those of its link.
 var givenOut sync.Map
 
-// listen listens on r.addr; if that has no port, on one that none has had yet.
+// givenLately tells whether what was shared of a Redis at an address may still be there.
+func givenLately(addr string) bool {
+	at, given := givenOut.Load(addr)
+	return given && time.Since(at.(time.Time)) < time.Minute
+}
+
+// listenAlone listens on a port that no fake Redis has had lately.
+func listenAlone(tb testing.TB) net.Listener {
+	tb.Helper()
+	var others []net.Listener // they stay until another one is found, or would be offered again
+	for {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if givenLately(listener.Addr().String()) {
+			others = append(others, listener)
+			continue
+		}
+		for _, other := range others {
+			other.Close()
+		}
+		return listener
+	}
+}
+
+// listen listens on r.addr; if that has no port, on one that none has had lately.
 func (r *fakeRedis) listen() net.Listener {
 	r.tb.Helper()
-	for {
-		listener, err := net.Listen("tcp", r.addr)
-		if err != nil {
-			r.tb.Fatalf("fake Redis: %v", err)
-		}
-		addr := listener.Addr().String()
-		_, had := givenOut.LoadOrStore(addr, true)
-		if !had || addr == r.addr {
-			return listener
-		}
-		listener.Close()
+	if r.addr == "127.0.0.1:0" {
+		return listenAlone(r.tb)
 	}
+	listener, err := net.Listen("tcp", r.addr)
+	if err != nil {
+		r.tb.Fatalf("fake Redis: %v", err)
+	}
+	return listener
 }
 
 // start listens, after stop on the same address as before.
@@ -124,6 +146,7 @@ func (r *fakeRedis) stop() {
 	r.mu.Lock()
 	listener := r.listener
 	r.listener = nil
+	givenOut.Store(r.addr, time.Now())
 	r.mu.Unlock()
 	if listener != nil {
 		listener.Close()

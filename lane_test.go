@@ -44,10 +44,7 @@ const plainAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 // "!close" the connection is closed, and what comes after "!later" is said later.
 func newLaneNode(t *testing.T, answer func(number int64, head string) string) *laneNode {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := listenAlone(t) // it counts its connections
 	n := &laneNode{addr: listener.Addr().String(), later: make(chan struct{}), conns: make(chan net.Conn, 100)}
 	serve := func(conn net.Conn) {
 		defer conn.Close()
@@ -949,11 +946,17 @@ func TestEachWatchmanGoesOnDuty(t *testing.T) {
 	send := func() {
 		looked := &sync.Once{}
 		count := func() { onDuty.Add(1) }
+		var g *lanes
 		trusted := func() bool {
 			looked.Do(count)
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			for l := range g.open { // or he would go on when the test is over
+				delete(g.open, l)
+			}
 			return true
 		}
-		g := lanesToLookAt(trusted)
+		g = lanesToLookAt(trusted)
 		m := newWatchman()
 		m.every = 10 * time.Millisecond
 		<-goOn

@@ -300,7 +300,7 @@ func TestATLSHandshakeIsBounded(t *testing.T) {
 	address := listener.Addr().String()
 	settings := testSettings(t, address, func(r *RedisConfig) {
 		r.TLS = &types.ClientTLS{}
-		r.DialTimeout = "20ms"
+		r.DialTimeout = "500ms"
 	})
 	_, err = settings.dial(address)
 	if err == nil || !isTimeout(err) || !strings.HasSuffix(wording(err), ": if the server speaks no TLS, remove redis.tls") {

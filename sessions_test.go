@@ -199,11 +199,12 @@ func TestEachWayThatASessionEndsGivesItsPlaceBack(t *testing.T) {
 	w.becomes(502)
 	w.redis.move(t, wgamedKey, "1", w.node)
 	w.becomes(101)
-	everybody.mu.Lock()
-	defer everybody.mu.Unlock()
-	if len(everybody.nodes) > 2 { // this session, and perhaps one of another test that is ending
-		t.Errorf("counts of nodes without sessions are left: %v", everybody.nodes)
+	few := func() bool {
+		everybody.mu.Lock()
+		defer everybody.mu.Unlock()
+		return len(everybody.nodes) <= 2 // this session, and perhaps one of another test
 	}
+	waitFor(t, "the counts of nodes without sessions to go", few)
 }
 
 // begin starts a session between two connections that has no idleTimeout, as work does.
@@ -634,10 +635,7 @@ func TestARequestEndsWhenItsSessionStarts(t *testing.T) {
 // tcpPair is the two ends of a connection.
 func tcpPair(t *testing.T) (net.Conn, net.Conn) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := listenAlone(t)
 	defer listener.Close()
 	one, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {

@@ -26,6 +26,19 @@ func TestMomentsGoByTheMonotonicClock(t *testing.T) {
 	}
 }
 
+// lingers is how long what is shared of a Redis outlives its last user in tests, instead of
+// a minute: meanwhile it dials a port that may be somebody else's.
+const lingers = 3 * time.Second
+
+func init() { everything.linger = lingers }
+
+// lingerFor has what is shared outlive its last user by so long.
+func lingerFor(linger time.Duration) {
+	everything.mu.Lock()
+	everything.linger = linger
+	everything.mu.Unlock()
+}
+
 func TestEqualSettingsShareOneThing(t *testing.T) {
 	s := &shared{things: map[string]*sharedThing{}, linger: time.Hour}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -228,6 +228,13 @@ func TestARouteInUseIsReadAgainAtOnce(t *testing.T) {
 	}
 }
 
+// asksNothing tells whether no look-up is under way.
+func asksNothing(t *table) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.fetching) == 0
+}
+
 // Where Redis has no memory left to know who read what, each read makes it forget
 // another key and say so. To read those again unasked would never end.
 func TestWhatNobodyAskedForIsNotReadAgain(t *testing.T) {
@@ -239,7 +246,11 @@ func TestWhatNobodyAskedForIsNotReadAgain(t *testing.T) {
 		defer table.mu.Unlock()
 		return table.get("a", "1") != nil
 	}
-	forgotten := func() bool { return !known() }
+	forgotten := func() bool { // and not being read
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return table.get("a", "1") == nil && len(table.fetching) == 0
+	}
 
 	age(table, "a", "1", time.Second)
 	redis.push(t, "a")
@@ -487,6 +498,7 @@ func TestWhatMovedWithoutAWordIsFoundInTheEnd(t *testing.T) {
 	expect(t, table, "b", "1", "10.0.0.1:1")
 	redis.hset("a", "1", "10.0.0.2:2") // as SWAPDB does it: no push
 	table.tick()
+	waitFor(t, "the look-ups to end", func() bool { return asksNothing(table) })
 	expect(t, table, "a", "1", "10.0.0.1:1")
 	if n := redis.count("HGET"); n != 2 {
 		t.Fatalf("asked %d times, want twice", n)
@@ -495,6 +507,7 @@ func TestWhatMovedWithoutAWordIsFoundInTheEnd(t *testing.T) {
 	table.tick()
 	await(t, table, "a", "1", "10.0.0.2:2")
 	table.tick()
+	waitFor(t, "the look-ups to end", func() bool { return asksNothing(table) })
 	if n := redis.count("HGET"); n != 3 {
 		t.Errorf("asked %d times, want 3", n)
 	}
@@ -555,6 +568,7 @@ func TestRoutesThatAreGoneAreNotReadAgain(t *testing.T) {
 	for i := 0; i < 5; i++ {
 		table.tick()
 	}
+	waitFor(t, "the look-ups to end", func() bool { return asksNothing(table) })
 	table.mu.Lock()
 	defer table.mu.Unlock()
 	if n := len(table.rounds); n != table.routes.count {
@@ -700,7 +714,7 @@ func TestTheServersOwnErrors(t *testing.T) {
 func TestARedisThatHangsHoldsNobodyUp(t *testing.T) {
 	redis := redisWith(t, "a", "1", "10.0.0.1:1")
 	table := testTable(t, redis.addr, func(c *Config) {
-		c.Redis.ReadTimeout = "100ms"
+		c.Redis.ReadTimeout = "500ms"
 		c.Redis.DialTimeout = "100ms"
 	})
 	expect(t, table, "a", "1", "10.0.0.1:1")
@@ -721,7 +735,7 @@ func TestARedisThatHangsHoldsNobodyUp(t *testing.T) {
 
 func TestAHalfDeadPushConnectionIsNoticed(t *testing.T) {
 	redis := redisWith(t, "a", "1", "10.0.0.1:1")
-	table := testTable(t, redis.addr, func(c *Config) { c.Redis.ReadTimeout = "100ms" })
+	table := testTable(t, redis.addr, func(c *Config) { c.Redis.ReadTimeout = "500ms" })
 	expect(t, table, "a", "1", "10.0.0.1:1")
 	silent := func(c *fakeRedisConn, _ []string) string {
 		redis.mu.Lock()

@@ -396,13 +396,20 @@ func TestAHandshakeThatIsBrokenOffEndsAtTheNode(t *testing.T) {
 	redis.hset("game-server_dev_node_wgamed", "2", "localhost:"+port)
 	config := testConfig(redis.addr)
 	config.ServersTransport = &dynamic.ServersTransport{}
+	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: "1h"}
+	patient := testGateway(t, config)
 	config.ServersTransport.ForwardingTimeouts = &dynamic.ForwardingTimeouts{ResponseHeaderTimeout: "1s"}
 	gateway := testGateway(t, config)
 	byName := strings.Replace(wgamed, "threadId=1", "threadId=2", 1)
 	for i, path := range []string{wgamed, wgamed, byName, byName} {
-		client, reader := rawClient(t, gateway, handshakeText(path))
+		goes := i%2 == 0
+		at := gateway
+		if goes {
+			at = patient // or the time-out would end it as well
+		}
+		client, reader := rawClient(t, at, handshakeText(path))
 		<-begun
-		if i%2 == 0 {
+		if goes {
 			client.Close()
 		} else if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 504 {
 			t.Errorf("too late: got %v, %v", response, err)

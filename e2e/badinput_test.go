@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
@@ -155,7 +156,7 @@ func TestNodeTakesNoConnection(t *testing.T) {
 
 func TestNodeHangs(t *testing.T) {
 	path := route(t, stack.Options{"serversTransport": stack.Options{
-		"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "300ms"},
+		"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "1s"},
 	}})
 	q := place(t, started[*stack.RawNode](t)(stack.HangingNode()).Addr())
 	c := newClient(t)
@@ -214,9 +215,10 @@ func TestNodeClosesMidResponse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp, err := newClient(t).Get(traefik.URL() + path + place(t, n.Addr()))
-			if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				return // cut before the head was through: no complete response either
 			}
+			must(t, err)
 			defer resp.Body.Close()
 			body, err := io.ReadAll(resp.Body)
 			if !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -279,11 +281,13 @@ func TestRedisThatClosesIsNotHammered(t *testing.T) {
 	path := route(t, stack.Options{"redis": stack.Options{"endpoints": []string{closing.Addr()}}})
 	c := newClient(t)
 	const requests = 200
+	begun := time.Now()
 	for range requests {
 		wantAnswer(t, c.get(t, path+query("wgamed")), 503, "redis-down")
 	}
-	if n := closing.Count(); n > requests {
-		t.Errorf("the plugin connected %d times for %d requests", n, requests)
+	// It tries again after a wait that grows up to a second.
+	if n, most := closing.Count(), 20+5*int(time.Since(begun)/time.Second); n > most {
+		t.Errorf("the plugin connected %d times for %d requests; want %d at most", n, requests, most)
 	}
 }
 
@@ -323,7 +327,7 @@ func TestRedisComesBack(t *testing.T) {
 func TestErrorStatus(t *testing.T) {
 	path := route(t, stack.Options{
 		"errorStatus":      500,
-		"serversTransport": stack.Options{"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "300ms"}},
+		"serversTransport": stack.Options{"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "1s"}},
 	})
 	refusing := started[*stack.Refusing](t)(stack.RefusingAddr())
 	withoutRedis := route(t, stack.Options{

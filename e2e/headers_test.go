@@ -193,6 +193,9 @@ func accessLog(t *testing.T, file string) []map[string]any {
 	must(t, err)
 	var lines []map[string]any
 	for line := range strings.Lines(string(text)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is being written
+		}
 		var fields map[string]any
 		must(t, json.Unmarshal([]byte(line), &fields))
 		lines = append(lines, fields)

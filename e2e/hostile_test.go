@@ -67,7 +67,7 @@ type front struct {
 func newFront(t *testing.T) *front {
 	f := &front{t: t, answers: map[string]int{}}
 	quick := stack.Options{"forwardingTimeouts": stack.Options{
-		"dialTimeout": "1s", "responseHeaderTimeout": "300ms", "idleConnTimeout": "1s",
+		"dialTimeout": "1s", "responseHeaderTimeout": "1s", "idleConnTimeout": "1s",
 	}}
 	n := startNode(t, stack.NodeOptions{Keep: 50_000})
 	old := startNode(t, stack.NodeOptions{Keep: 50_000})
@@ -358,7 +358,7 @@ func (f *front) launch(a attack) error {
 			_, _ = io.WriteString(c, "\r\n\r\nGET /ws HTTP/1.1\r\nHost: game\r\nConnection: close\r\n\r\n")
 		}
 		defer tcp.SetLinger(0)
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 	}
 	return f.readAnswers(c, a)
 }

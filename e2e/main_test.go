@@ -119,7 +119,8 @@ var serial atomic.Int64
 
 // route adds a router to the shared Traefik, with a middleware that has these
 // options and, unless they name another, the shared Redis. It returns the
-// path that the router matches.
+// path that the router matches. After the test the next reload takes it away: what its
+// middleware would dial then is a port that somebody else may have got.
 func route(t *testing.T, options stack.Options) string {
 	t.Helper()
 	watch(t, traefik)
@@ -133,6 +134,12 @@ func route(t *testing.T, options stack.Options) string {
 	name := fmt.Sprintf("test%d", n)
 	routes.Routers[name] = stack.Router{Rule: "Path(`" + path + "`)", Middlewares: []string{name}}
 	routes.Middlewares[name] = options
+	t.Cleanup(func() {
+		routesMu.Lock()
+		defer routesMu.Unlock()
+		delete(routes.Routers, name)
+		delete(routes.Middlewares, name)
+	})
 	must(t, traefik.Reload(routes.YAML()))
 	return path
 }

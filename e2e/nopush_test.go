@@ -45,7 +45,7 @@ func TestNoPushEachMoveIsInEffect(t *testing.T) {
 func TestNoPushTTLIsTheBoundOnTruth(t *testing.T) {
 	for _, dawdle := range []time.Duration{0, 300 * time.Millisecond} {
 		t.Run(fmt.Sprint(dawdle), func(t *testing.T) {
-			const ttl = 400 * time.Millisecond
+			const ttl = time.Second
 			w := setup{noPush: true, proxied: true, cache: stack.Options{"ttl": ttl.String()}}.begin(t)
 			name := w.warm(1)[0]
 			w.proxy.SetLookupDelay(dawdle)
@@ -161,7 +161,7 @@ func TestNoPushALinkThatIsHalfDead(t *testing.T) {
 }
 
 func TestNoPushAFloodOfUnknownNames(t *testing.T) {
-	aFloodOfUnknownNames(setup{noPush: true, debug: true, cache: fewEntries}.begin(t), 20_000)
+	aFloodOfUnknownNames(setup{noPush: true, debug: true, cache: fewEntries, link: unhurried}.begin(t), 20_000)
 }
 
 func TestNoPushReloads(t *testing.T) {

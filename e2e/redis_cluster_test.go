@@ -178,7 +178,7 @@ func TestClusterFailover(t *testing.T) {
 	names := w.everywhere(30)
 	w.warm(names...)
 	dead := w.cluster.Masters[0] // one of those that the configuration names
-	do(t, dead, "WAIT", 1, 10000)
+	waitForReplica(t, dead)
 	var fresh string // what the dead one would hold
 	for fresh == "" {
 		name := nobody()
@@ -201,8 +201,8 @@ func TestClusterFailover(t *testing.T) {
 		eventually(t, "a route on the new master is served", func() bool { return w.ask(fresh) == "b" })
 		took := time.Since(since)
 		t.Logf("the first route on the new master was served after %v", took)
-		if took > 2*time.Second {
-			t.Errorf("a route on the new master took %v; want 2s at the most", took)
+		if took > 5*time.Second {
+			t.Errorf("a route on the new master took %v; want 5s at the most", took)
 		}
 	})
 	t.Logf("%d requests", requests)

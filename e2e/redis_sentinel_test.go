@@ -46,8 +46,8 @@ func (w *world) failedOver(s *stack.Sentinels) {
 	eventually(w.t, "a route on the new master is served", func() bool { return w.ask(fresh) == "b" })
 	took := time.Since(since)
 	w.t.Logf("the first route on the new master was served after %v", took)
-	if took > 2*time.Second {
-		w.t.Errorf("a route on the new master took %v; want 2s at the most", took)
+	if took > 5*time.Second {
+		w.t.Errorf("a route on the new master took %v; want 5s at the most", took)
 	}
 }
 
@@ -58,7 +58,7 @@ func TestSentinelFailover(t *testing.T) {
 	w.pushed()
 	names := w.warm(20)
 	moved := w.warm(1)[0]
-	do(t, s.Master, "WAIT", 1, 10000)
+	waitForReplica(t, s.Master)
 	requests := w.underLoad(4, w.asking(names, "a"), func() {
 		s.Master.Kill()
 		w.failedOver(s)
@@ -77,7 +77,7 @@ func TestSentinelsTellOfASwitch(t *testing.T) {
 	w, s := underSentinels(t, stack.Options{"readTimeout": "60s"})
 	w.pushed()
 	names := w.warm(5)
-	do(t, s.Master, "WAIT", 1, 10000)
+	waitForReplica(t, s.Master)
 	dead := s.All[0]
 	t.Cleanup(dead.Stop)
 	dead.Kill()
@@ -100,6 +100,12 @@ func TestSentinelsTellOfASwitch(t *testing.T) {
 	})
 }
 
+// waitForReplica waits until a replica has all that a master has.
+func waitForReplica(t *testing.T, master *stack.Redis) {
+	t.Helper()
+	eventually(t, "a replica has everything", func() bool { return do(t, master, "WAIT", 1, 1000) != int64(0) })
+}
+
 // pushed2 is pushed where the log has something to say.
 func (w *world) pushed2() {
 	w.t.Helper()
@@ -113,7 +119,7 @@ func TestSentinelFailoverByHand(t *testing.T) {
 	w, s := underSentinels(t, nil)
 	w.pushed()
 	names := w.warm(20)
-	do(t, s.Master, "WAIT", 1, 10000)
+	waitForReplica(t, s.Master)
 	w.underLoad(4, w.asking(names, "a"), func() {
 		_, err := s.All[0].Do("SENTINEL", "FAILOVER", "game")
 		must(t, err)

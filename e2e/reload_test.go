@@ -54,7 +54,7 @@ func reloads(w *world, sessions, reloads int) string {
 	})
 	w.t.Logf("%d requests meanwhile; before: %v; after: %v", requests, before, after)
 	// A route in use is read again once a minute, reloads or not.
-	if minutes := int(time.Since(began)/time.Minute) + 1; readAgain > minutes {
+	if minutes := int(time.Since(began)/time.Minute) + 1; readAgain > 2*minutes { // which may be at the end of one batch and in the next
 		w.t.Errorf("Redis was asked for known routes in %d of %d batches of reloads", readAgain, reloads/batch)
 	}
 	if after.links != before.links {
@@ -63,7 +63,7 @@ func reloads(w *world, sessions, reloads int) string {
 	if after.goroutines > before.goroutines+reloads/2 {
 		w.t.Errorf("%d goroutines before, %d after", before.goroutines, after.goroutines)
 	}
-	if after.heap > before.heap*5/4+32<<20 {
+	if after.heap > before.heap+mostHeap(reloads) {
 		w.t.Errorf("a live heap of %d bytes before, %d after", before.heap, after.heap)
 	}
 	for i, c := range open {
@@ -71,6 +71,10 @@ func reloads(w *world, sessions, reloads int) string {
 	}
 	return names[0]
 }
+
+// mostHeap is by how many bytes so many reloads may make the live heap grow: 64 kB each,
+// and what it differs by from one moment to the next.
+func mostHeap(reloads int) int { return 8<<20 + reloads<<16 }
 
 // footprint is what Traefik holds.
 type footprint struct{ goroutines, heap, links int }

@@ -105,13 +105,13 @@ func TestAnswersTellNoSecrets(t *testing.T) {
 	hanging := started[*stack.RawNode](t)(stack.HangingNode())
 	closing := started[*stack.RawNode](t)(stack.StartRawNode(func(net.Conn) {}))
 	link := func(addr string, more ...string) stack.Options {
-		o := stack.Options{"endpoints": []string{addr}, "username": username, "password": password, "readTimeout": "300ms"}
+		o := stack.Options{"endpoints": []string{addr}, "username": username, "password": password}
 		for i := 0; i < len(more); i += 2 {
 			o[more[i]] = more[i+1]
 		}
 		return o
 	}
-	timeouts := stack.Options{"forwardingTimeouts": stack.Options{"dialTimeout": "300ms", "responseHeaderTimeout": "300ms"}}
+	timeouts := stack.Options{"forwardingTimeouts": stack.Options{"dialTimeout": "300ms", "responseHeaderTimeout": "1s"}}
 	options := func(redis stack.Options, more ...any) stack.Options {
 		o := stack.Options{"redis": redis, "serversTransport": timeouts}
 		for i := 0; i < len(more); i += 2 {
@@ -158,7 +158,7 @@ func TestAnswersTellNoSecrets(t *testing.T) {
 		{"a certificate of nobody's", at("https://" + tlsNode(t)), 502, "node-down: the node cannot be reached"},
 		{"hangs", at(hanging.Addr()), 504, "node-timeout: the node did not answer in time"},
 		{"no Redis", route(t, options(link(refusing.Addr()))) + query("s3cret-node"), 503, "redis-down: the node cannot be looked up right now"},
-		{"Redis hangs", route(t, options(link(hanging.Addr()))) + query("s3cret-node"), 503, "redis-down: the node cannot be looked up right now"},
+		{"Redis hangs", route(t, options(link(hanging.Addr(), "readTimeout", "300ms"))) + query("s3cret-node"), 503, "redis-down: the node cannot be looked up right now"},
 		{"wrong password", route(t, options(link(locked.Addr(), "password", "s3cret-wrong"))) + query("s3cret-node"), 503, "redis-down: the node cannot be looked up right now"},
 		{"no permission", foreign + query("s3cret-node"), 503, "redis-down: the node cannot be looked up right now"},
 	}

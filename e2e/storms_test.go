@@ -190,7 +190,7 @@ func TestSessionsOutliveReloads(t *testing.T) {
 	if after.goroutines > before.goroutines+reloads {
 		t.Errorf("%d goroutines before, %d after", before.goroutines, after.goroutines)
 	}
-	if after.heap > before.heap*5/4+16<<20 {
+	if after.heap > before.heap+mostHeap(reloads) {
 		t.Errorf("a live heap of %d bytes before, %d after", before.heap, after.heap)
 	}
 }

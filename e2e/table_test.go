@@ -107,7 +107,7 @@ func everyKindOfChange(w *world) {
 		{"PEXPIRE of the past", "a", func(w *world, name string) { w.do("PEXPIRE", key(name), -1) }, unknownNode},
 		{"the expiry", "a", func(w *world, name string) { w.do("PEXPIRE", key(name), 100) }, unknownNode},
 		{"the expiry of what was read meanwhile", "a", func(w *world, name string) {
-			w.do("PEXPIRE", key(name), 1000)
+			w.do("PEXPIRE", key(name), 5000)
 			w.want(name, "a")
 		}, unknownNode},
 		{"FLUSHDB", "a", func(w *world, _ string) { w.do("FLUSHDB") }, unknownNode},

@@ -88,8 +88,8 @@ func TestWaitForEndIsWhatAStaticRouteDoes(t *testing.T) {
 			t.Errorf("%s: a second session got %d; want 429", router, status)
 		}
 		eventually(t, "the refusal is logged", func() bool { return len(w.lines(router)) == 1 })
-		must(t, w.traefik.Reload(w.yaml+"# again\n"))
 		began := time.Now()
+		must(t, w.traefik.Reload(w.yaml+"# again\n"))
 		_, err := c.Write(frame("hello", true))
 		must(t, err)
 		got := make([]byte, 7)

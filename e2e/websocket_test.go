@@ -501,7 +501,7 @@ func TestNodeIgnoresTheUpgrade(t *testing.T) {
 // leaves the connection usable.
 func TestFailedHandshakesAreAnswered(t *testing.T) {
 	path := route(t, stack.Options{"serversTransport": stack.Options{
-		"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "300ms", "dialTimeout": "300ms"},
+		"forwardingTimeouts": stack.Options{"responseHeaderTimeout": "1s", "dialTimeout": "300ms"},
 	}})
 	refusing := started[*stack.Refusing](t)(stack.RefusingAddr())
 	withoutRedis := route(t, stack.Options{"redis": stack.Options{"endpoints": []string{refusing.Addr()}}})

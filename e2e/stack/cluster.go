@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gomodule/redigo/redis"
 )
@@ -56,7 +57,14 @@ func (c *Cluster) start(masters int, args []string) error {
 			return err
 		}
 	}
+	met := time.Now()
 	if err := c.wait("the nodes do not find each other", func(r *Redis) bool {
+		if time.Since(met) > 5*time.Second { // a node that could not answer in time has been forgotten
+			for _, r := range c.all() {
+				_ = c.meet(r)
+			}
+			met = time.Now()
+		}
 		return c.info(r)["cluster_known_nodes"] == strconv.Itoa(2*masters) && c.healthy(r)
 	}); err != nil {
 		return err
@@ -100,14 +108,21 @@ func (c *Cluster) meet(r *Redis) error {
 	if r == c.Masters[0] {
 		return nil
 	}
-	nodes, err := redis.String(r.Do("CLUSTER", "NODES")) // id host:port@bus ...
+	nodes, err := redis.String(r.Do("CLUSTER", "NODES"))
 	if err != nil {
 		return err
 	}
-	_, bus, _ := strings.Cut(strings.Fields(nodes)[1], "@")
-	bus, _, _ = strings.Cut(bus, ",")
-	_, err = c.Masters[0].Do("CLUSTER", "MEET", "127.0.0.1", r.Port(), bus)
-	return err
+	for line := range strings.Lines(nodes) { // id host:port@bus,... flags ...
+		fields := strings.Fields(line)
+		if !strings.Contains(fields[2], "myself") {
+			continue
+		}
+		_, bus, _ := strings.Cut(fields[1], "@")
+		bus, _, _ = strings.Cut(bus, ",")
+		_, err = c.Masters[0].Do("CLUSTER", "MEET", "127.0.0.1", r.Port(), bus)
+		return err
+	}
+	return fmt.Errorf("a node does not know itself: %q", nodes)
 }
 
 // Join adds a master without slots.

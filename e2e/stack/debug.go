@@ -39,7 +39,8 @@ func (t *Traefik) profile(path string, number *regexp.Regexp) (int, error) {
 	if !t.o.Debug {
 		return 0, errNoDebug
 	}
-	resp, err := prober.Get(t.URL() + path)
+	client := http.Client{Timeout: patience} // a profile of many goroutines takes its time
+	resp, err := client.Get(t.URL() + path)
 	if err != nil {
 		return 0, err
 	}

@@ -97,7 +97,6 @@ func (p *RedisProxy) serve(client net.Conn, target string) {
 func (p *RedisProxy) add(l *redisLink) bool {
 	p.Proxy.mu.Lock()
 	defer p.Proxy.mu.Unlock()
-	p.count++
 	if p.refuse {
 		return false
 	}
@@ -115,6 +114,14 @@ func (p *RedisProxy) remove(l *redisLink) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.links, l)
+}
+
+// Count returns how many connections were made to the proxy so far, whether it reached the
+// server or not.
+func (p *RedisProxy) Count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.turn
 }
 
 func (p *RedisProxy) delayOf(l *redisLink) time.Duration {
