@@ -79,17 +79,23 @@ func get(t *testing.T, url string) (*http.Response, string) {
 func refused(t *testing.T) string {
 	t.Helper()
 	listener := listenAlone(t)
-	t.Cleanup(func() { listener.Close() })
+	var others []net.Conn                                                     // and the one that is found
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}} // bound, so no client shares it either
 	for {
 		conn, err := dialer.Dial("tcp", listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { conn.Close() })
+		others = append(others, conn)
 		addr := conn.LocalAddr().String()
 		if !givenLately(addr) {
-			free := func() { givenOut.Store(addr, time.Now()) }
+			free := func() {
+				givenOut.Store(addr, time.Now())
+				for _, conn := range others {
+					conn.Close()
+				}
+				listener.Close()
+			}
 			t.Cleanup(free)
 			return addr
 		}

@@ -32,7 +32,7 @@ if [ ! -x "$binary" ]; then
     done
   ) &
   ticker=$!
-  if ! (here=$PWD && cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly "$here/ci/try.sh" go build -trimpath \
+  if ! (here=$PWD && cd "$module" && GOFLAGS=-mod=readonly "$here/ci/try.sh" go mod download && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath \
     -ldflags "-s -w -X github.com/traefik/traefik/v3/pkg/version.Version=$version" \
     -o "$part" ./cmd/traefik) >"$log" 2>&1; then
     grep -v '^go: downloading' "$log" >&2 || true

@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 
 mkdir -p .build/gopath/src/github.com/lifesix
 ln -sfn ../../../../.. .build/gopath/src/github.com/lifesix/dynamicforward
-(cd e2e && ../ci/try.sh go build -o ../.build/yaegi github.com/traefik/yaegi/cmd/yaegi)
+(cd e2e && ../ci/try.sh go mod download && go build -o ../.build/yaegi github.com/traefik/yaegi/cmd/yaegi)

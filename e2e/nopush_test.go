@@ -43,7 +43,7 @@ func TestNoPushEachMoveIsInEffect(t *testing.T) {
 // No request that begins when the ttl is over since a change gets the old node,
 // and none fails, however the look-ups dawdle.
 func TestNoPushTTLIsTheBoundOnTruth(t *testing.T) {
-	for _, dawdle := range []time.Duration{0, 300 * time.Millisecond} {
+	for _, dawdle := range []time.Duration{0, 750 * time.Millisecond} {
 		t.Run(fmt.Sprint(dawdle), func(t *testing.T) {
 			const ttl = time.Second
 			w := setup{noPush: true, proxied: true, cache: stack.Options{"ttl": ttl.String()}}.begin(t)

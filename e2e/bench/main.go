@@ -20,7 +20,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
@@ -122,6 +124,10 @@ func run(s settings, only, out string) error {
 	case <-interrupted:
 		signal.Stop(interrupted)
 		stack.KillAll()
+		select {
+		case <-measured: // it removes its files
+		case <-time.After(2 * time.Second):
+		}
 		return errors.New("interrupted")
 	}
 }
@@ -293,14 +299,14 @@ func (g *ground) machine(load string) string {
 // ownClients is the load that is not wrk's.
 const ownClients = "clients of the bench's own, in Go"
 
-// plugin is the commit that is measured.
-func plugin() string {
+// plugin is the commit that is measured. It is asked for before the first page is written.
+var plugin = sync.OnceValue(func() string {
 	said, err := exec.Command("git", "describe", "--always", "--dirty").Output()
 	if err != nil {
 		return "of an unknown commit"
 	}
 	return strings.TrimSpace(string(said))
-}
+})
 
 // busy says how busy the machine was in the minute before, with other things or with what
 // was measured then.

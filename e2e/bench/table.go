@@ -16,7 +16,7 @@ import (
 
 // measureTable measures the routing table and writes table.md.
 func measureTable(g *ground, s settings, out string) error {
-	r := g.page("The routing table, measured", g.load.what())
+	r := g.page("The routing table, measured", g.load.what()+"; for moves and look-ups "+ownClients)
 	for _, measure := range []func(*ground, settings, *report) error{moves, coldLookups, throughput, outage} {
 		if err := measure(g, s, r); err != nil {
 			return err

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
@@ -84,9 +83,6 @@ func write(o *order, from, out string) error {
 		if err := either.check(o.players); err != nil {
 			return err
 		}
-	}
-	if played, _ := m.played(o); len(played) == 0 {
-		return fmt.Errorf("-storms: %s sessions take more than the %s cores of a Traefik in peace: name fewer", whole(float64(slices.Min(o.storms))), short(o.assumed.cores))
 	}
 	plot, err := m.plot(o)
 	if err != nil {

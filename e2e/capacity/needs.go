@@ -249,7 +249,8 @@ func (m *model) check(players []int) error {
 }
 
 // played are those of so many sessions that a Traefik can carry in peace, by its CPU, and
-// left the others: their storm would not end.
+// left the others: their storm would not end. Where it can carry none of them, as many are
+// played as it can.
 func (m *model) played(o *order) (played, left []int) {
 	for _, sessions := range o.storms {
 		if m.cpuOf(float64(sessions), m.nodes(slices.Max(o.players))) < m.assumed.cores {
@@ -257,6 +258,10 @@ func (m *model) played(o *order) (played, left []int) {
 		} else {
 			left = append(left, sessions)
 		}
+	}
+	if len(played) == 0 {
+		most := int(m.resources(m.nodes(slices.Max(o.players)))[0].most)
+		played = []int{max(1, min(most, slices.Max(o.players)))}
 	}
 	return played, left
 }

@@ -108,13 +108,22 @@ func (m *model) tellTraefik(s *sheet, all []*need) {
 	}
 	s.table([]string{"", "a session takes", "there is", "enough for"}, rows)
 	s.line("")
-	s.line("- CPU of a player: %s µs a second for messages, %s for plain requests, %s for logging in every %s; Traefik's own for reading routes again: %s. A processor that takes twice as long needs %s Traefiks for %s players, not %s.", short(a.messages/2*f.message), short(a.requests*f.request), short(f.handshake/a.session.Seconds()), hours(a.session),
-		short(m.ownCPU(last.nodes)), whole(float64(m.slower(2).needs(last.players).traefiks)), whole(float64(last.players)), whole(float64(last.traefiks)))
+	s.line("- CPU of a player: %s µs a second for messages, %s for plain requests, %s for logging in every %s; Traefik's own for reading routes again: %s. %s", short(a.messages/2*f.message), short(a.requests*f.request), short(f.handshake/a.session.Seconds()), hours(a.session),
+		short(m.ownCPU(last.nodes)), m.onHalfTheSpeed(last))
 	s.line("- Memory: %s kB resident once it has talked and settled, and as much again by %s %% as Go lets the heap grow before it collects (`GOGC`), or %s kB with the garbage of its handshake, or up to %s kB while it carries 2 kB each way every few seconds (the largest counts; both measured with `GOGC` at 100); and %s kB of the kernel's. Smaller `GOGC` trades CPU for it. A static Traefik route has %s kB where the plugin has %s%s.", short(f.session), short(a.gogc), short(f.fresh), short(f.talking), short(a.kernel), short(f.static), short(f.session), m.nginx())
 	s.line("- Descriptors: the client's connection and the node's. Go raises its soft limit to the hard one by itself.")
 	s.line("- Local ports bound what goes from one address to one node (`net.ipv4.ip_local_port_range`), not the sum: with many nodes they are far away. After a restart the old connections still hold theirs for a minute (TIME_WAIT). All nodes behind one address and port would share one range.")
 	s.line("- Tracked connections count where a firewall or NAT is loaded, as on hosts of Docker or Kubernetes; the old ones are remembered for two minutes. `net.netfilter.nf_conntrack_max`.")
 	s.line("- A load balancer that connects from addresses of its own has %s ports for each of them to one Traefik: `-balancer-addresses`.", whole(balancerPorts))
+}
+
+// onHalfTheSpeed says what a processor needs that takes twice as long.
+func (m *model) onHalfTheSpeed(n *need) string {
+	slower := m.slower(2)
+	if slower.check([]int{n.players}) != nil {
+		return "A processor that takes twice as long is not enough."
+	}
+	return fmt.Sprintf("With a processor that takes twice as long %s players need %s Traefiks, not %s.", whole(float64(n.players)), whole(float64(slower.needs(n.players).traefiks)), whole(float64(n.traefiks)))
 }
 
 // nginx says what nginx takes, where that was measured.
@@ -242,7 +251,7 @@ func (m *model) tellFeeding(s *sheet, o *order) {
 		}
 	}
 	s.table(append([]string{"clients come back", "they wait"}, head...), rows)
-	s.paragraph("The same, where they wait %s and a handshake costs more than was measured, by a slower processor, a dearer signature, or what else stands before the plugin:", m.assumed.clientTimeout)
+	s.paragraph("The same, where they wait %s and a handshake costs more than was measured, by a dearer signature, or what else stands before the plugin:", m.assumed.clientTimeout)
 	rows = nil
 	for _, c := range m.clients() {
 		for _, times := range dearer {

@@ -335,7 +335,7 @@ func (r *run) work() {
 		took := r.handshake
 		if route := r.route(w.who); r.known[route] < 0 {
 			took += r.lookupCPU
-			r.known[route] = r.now + r.lookupCPU + r.lookup
+			r.known[route] = r.now + time.Duration(float64(r.lookupCPU)/r.spare()) + r.lookup
 			r.countLookup()
 		}
 		r.cpu += took

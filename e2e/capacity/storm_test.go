@@ -22,7 +22,7 @@ func wild(random *rand.Rand) storm {
 	return storm{
 		players: 1 + random.IntN(3000), routes: 1 + random.IntN(100),
 		down: upTo(3 * time.Second), backlog: random.IntN(200), accept: upTo(300 * time.Microsecond), open: 3000 + random.IntN(1000),
-		cores: 1 + random.IntN(8), handshake: 1 + upTo(2*time.Millisecond), lookup: upTo(20 * time.Millisecond), lookupCPU: upTo(time.Millisecond),
+		cores: 1 + random.IntN(8), handshake: 1 + upTo(2*time.Millisecond), lookup: upTo(20 * time.Millisecond), lookupCPU: upTo(time.Millisecond), talk: upTo(2 * time.Millisecond),
 		scatter: upTo(300 * time.Millisecond), timeout: upTo(4 * time.Second), over: 2 * time.Minute, seed: random.Uint64(),
 		retry: retry{first: upTo(5 * time.Second), least: 50*time.Millisecond + upTo(time.Second), most: time.Second + upTo(10*time.Second), jitter: random.IntN(2) == 0},
 	}
