@@ -196,8 +196,8 @@ func TestClusterFailover(t *testing.T) {
 			return err == nil && fmt.Sprintf("%s", role.([]any)[0]) == "master"
 		})
 		must(t, w.cluster.WaitHealthy())
-		since := time.Now()
 		w.put(fresh, w.b)
+		since := time.Now()
 		eventually(t, "a route on the new master is served", func() bool { return w.ask(fresh) == "b" })
 		took := time.Since(since)
 		t.Logf("the first route on the new master was served after %v", took)

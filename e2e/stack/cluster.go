@@ -235,8 +235,14 @@ func (c *Cluster) Do(command string, key string, args ...any) (any, error) {
 		}
 	}
 	asking := false
+	begun := time.Now()
 	for range 10 {
 		reply, err := r.doAsking(asking, command, append([]any{key}, args...)...)
+		// Where a failover is not known to all, a node may say that nobody serves a slot.
+		for err != nil && strings.HasPrefix(err.Error(), "CLUSTERDOWN ") && time.Since(begun) < patience {
+			time.Sleep(10 * time.Millisecond)
+			reply, err = r.doAsking(asking, command, append([]any{key}, args...)...)
+		}
 		var said redis.Error
 		if err == nil || !errors.As(err, &said) {
 			return reply, err
