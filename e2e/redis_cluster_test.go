@@ -201,8 +201,8 @@ func TestClusterFailover(t *testing.T) {
 		eventually(t, "a route on the new master is served", func() bool { return w.ask(fresh) == "b" })
 		took := time.Since(since)
 		t.Logf("the first route on the new master was served after %v", took)
-		if took > 3*time.Second {
-			t.Errorf("a route on the new master took %v; want 3s at the most", took)
+		if took > 2*time.Second {
+			t.Errorf("a route on the new master took %v; want 2s at the most", took)
 		}
 	})
 	t.Logf("%d requests", requests)

@@ -46,8 +46,8 @@ func (w *world) failedOver(s *stack.Sentinels) {
 	eventually(w.t, "a route on the new master is served", func() bool { return w.ask(fresh) == "b" })
 	took := time.Since(since)
 	w.t.Logf("the first route on the new master was served after %v", took)
-	if took > 3*time.Second {
-		w.t.Errorf("a route on the new master took %v; want 3s at the most", took)
+	if took > 2*time.Second {
+		w.t.Errorf("a route on the new master took %v; want 2s at the most", took)
 	}
 }
 
