@@ -132,7 +132,7 @@ func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt)
 	// the same is refused.
 	delete(r.Header, "Upgrade")
 	if r.ContentLength != 0 {
-		a.body = &clientBody{body: r.Body}
+		a.body = &clientBody{body: r.Body, left: r.ContentLength}
 		r.Body = a.reader()
 	}
 	a.try(w, r)
@@ -178,15 +178,25 @@ func (a *attempt) routeOf(r *http.Request) (*route, error) {
 }
 
 // clientBody is what a request brings. It does not close what it reads: the
-// transport closes a body when a dial fails, and the next attempt needs it.
+// transport closes a body when a dial fails, and the next attempt needs it. Nor does it
+// read on where the end is known: the transport does, to see whether there is more than
+// was said, and if the node's answer is on its way already, the server has closed the body
+// and the answer is cut off (golang/go#40747).
 type clientBody struct {
 	body  io.ReadCloser
+	left  int64       // bytes; negative: not known
 	broke atomic.Bool // it ended before its end
 }
 
 // Read implements io.Reader.
 func (b *clientBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
 	n, err := b.body.Read(p)
+	if b.left > 0 {
+		b.left -= int64(n)
+	}
 	if err != nil && err != io.EOF {
 		b.broke.Store(true)
 	}

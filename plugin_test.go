@@ -256,6 +256,27 @@ func TestABodyThatBreaksOffIsTheClientsFault(t *testing.T) {
 	}
 }
 
+// A server closes a body when the answer begins.
+func TestABodyIsNotReadBeyondItsEnd(t *testing.T) {
+	redis := newFakeRedis(t)
+	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "first"))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	handler, err := New(ctx, http.NotFoundHandler(), testConfig(redis.addr), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed, end := io.Pipe()
+	end.CloseWithError(http.ErrBodyReadAfterClose)
+	r := httptest.NewRequest("POST", wgamed, io.MultiReader(strings.NewReader("payload"), closed))
+	r.ContentLength = int64(len("payload"))
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, r)
+	if saw := w.Header().Get("X-Saw"); w.Code != 200 || !strings.HasSuffix(saw, " | payload") || w.Body.String() != "first" {
+		t.Errorf("got %d %q, the node saw %q", w.Code, w.Body.String(), saw)
+	}
+}
+
 func TestClientsCannotSpeakInThePluginsName(t *testing.T) {
 	redis := newPushingRedis(t)
 	saw := make(chan http.Header, 1)
