@@ -39,15 +39,18 @@ failures_of() {
   ' "$1"
 }
 
-# count NAME WHERE: adds a test log to the summary.
+# count NAME WHERE: adds a test log to the summary, and of tests that failed what they
+# said themselves.
 count() {
-  local log=.build/${1// /-}.log passed failed names
+  local log=.build/${1// /-}.log passed failed
   passed=$(grep -acE '^\s*--- PASS' "$log")
   failed=$(grep -acE '^\s*--- FAIL' "$log")
   total_passed=$((total_passed + passed))
   total_failed=$((total_failed + failed))
-  names=$(grep -aE '^\s*--- FAIL' "$log" | sed "s|^ *|  $2: |")
-  [ -z "$names" ] || failed_tests+=$names$'\n'
+  if [ "$failed" -gt 0 ]; then
+    failed_tests+=$(failures_of "$log" | grep -aE '^ *(--- FAIL: |[a-z0-9_]+_test\.go:[0-9]+: )' |
+      cut -c1-700 | head -n 60 | sed "s|^ *--- FAIL|  $2: &|")$'\n'
+  fi
   summary+=$(printf '%-28s %4d passed, %d failed' "$2" "$passed" "$failed")$'\n'
   if [ "$passed" -eq 0 ]; then
     summary+="$2: no test ran"$'\n'

@@ -405,7 +405,7 @@ func (f *front) readAnswers(c net.Conn, a attack) error {
 		answer, allowed := explain(resp, string(body), err, a)
 		f.note(answer)
 		if !allowed {
-			return fmt.Errorf("answer %d is %s %v: %.300q, %v", n, resp.Status, resp.Header, body, err)
+			return fmt.Errorf("answer %d (error: %v) is %s %v: %.300q", n, err, resp.Status, resp.Header, body)
 		}
 		if err != nil || a.head && resp.Close { // net/http sends a body to what it cannot read as a HEAD
 			return nil
