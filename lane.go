@@ -235,27 +235,34 @@ func newTrip(l *lane) func(r *http.Request) (*http.Response, error) {
 	reader := l.reader
 	text := l.text
 	forged := []byte(forgedStart)
+	write := method((*http.Request)(nil), "Write").Interface().(func(*http.Request, io.Writer) error)
+	contains := bytes.Contains
+	bytesOf := method(text, "Bytes").Interface().(func(*bytes.Buffer) []byte)
+	send := method(text, "WriteTo").Interface().(func(*bytes.Buffer, io.Writer) (int64, error))
+	read := http.ReadResponse
+	buffered := method(reader, "Buffered").Interface().(func(*bufio.Reader) int)
+	var sink io.Writer = text // to make it one at each call costs more than the call
 	address := l.header
 	headLimit := int64(maxAnswerHead)
 	return func(r *http.Request) (response *http.Response, err error) {
 		l.asked[nodeHeader] = address
 		under <- r
 		limited.N = headLimit
-		if r.Write(text) != nil {
+		if write(r, sink) != nil {
 			return unsendable(l, r)
 		}
-		if bytes.Contains(text.Bytes(), forged) {
+		if contains(bytesOf(text), forged) {
 			return cleansed(l, r)
 		}
-		_, err = text.WriteTo(l.out)
+		_, err = send(text, l.out)
 		if err == nil {
-			response, err = http.ReadResponse(reader, r)
+			response, err = read(reader, r)
 		}
 		<-under
 		if err == nil {
 			if response.StatusCode >= 200 {
 				if !response.Close {
-					if response.ContentLength == int64(reader.Buffered()) {
+					if response.ContentLength == int64(buffered(reader)) {
 						return
 					}
 				}

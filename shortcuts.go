@@ -106,25 +106,27 @@ func (m *middleware) handler() http.Handler {
 	mu := &m.short.mu
 	get := http.MethodGet
 	spare := spareLanes
+	lock := method(mu, "RLock").Interface().(func(*sync.RWMutex))
+	unlock := method(mu, "RUnlock").Interface().(func(*sync.RWMutex))
+	serve := method((*httputil.ReverseProxy)(nil), "ServeHTTP").Interface().(func(*httputil.ReverseProxy, http.ResponseWriter, *http.Request))
 	handle := func(w http.ResponseWriter, r *http.Request) {
-		header := r.Header
-		if header["Connection"] != nil {
+		if r.Header["Connection"] != nil {
 			upgrade(m, nil, w, r)
 			return
 		}
 		var idle chan *lane
-		mu.RLock()
+		lock(mu)
 		to := known[r.URL.RawQuery]
 		if to != nil {
 			idle = to.idle
 		}
-		mu.RUnlock()
+		unlock(mu)
 		if len(idle) > spare {
 			if r.Method == get {
 				if r.ContentLength == 0 {
 					l := <-idle
-					l.asked = header
-					l.proxy.ServeHTTP(w, r) // if this panics, the watchman looks after the lane
+					l.asked = r.Header
+					serve(l.proxy, w, r) // if this panics, the watchman looks after the lane
 					if l.odd {
 						settleOdd(l)
 						return
