@@ -40,6 +40,12 @@ func (g *ground) gateways() []gateway {
 	return all
 }
 
+// itself is a Traefik that forwards nothing: no plugin, nor any service, makes it answer
+// with less.
+func (g *ground) itself() gateway {
+	return gateway{"itself", "Traefik, forwarding nothing", g.traefik.Addr(), "/itself", g.variant.secure, func() []int { return []int{g.traefik.Pid()} }}
+}
+
 // startOpenResty starts it where it is installed.
 func (g *ground) startOpenResty() (err error) {
 	g.openResty, err = stack.StartOpenResty(g.redis.Addr(), g.certFile, g.keyFile)

@@ -12,9 +12,9 @@ func measureHTTP(g *ground, s settings, out string) error {
 		return err
 	}
 	r := g.page("Plain requests, measured", g.load.what())
-	r.line("Requests to one node for one route that is known; %s. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate; p50 and p99 are medians of the turns, in each of which the clients connect anew; they are wrk's, which counts a pause as the requests, too, that would have been made in it. %s", s.inShort(), rivals)
+	r.line("Requests to one node for one route that is known; %s. \"CPU each\" is the gateway's own processor time, which other things on the machine disturb less than the rate; p50 and p99 are medians of the turns, in each of which the clients connect anew; they are wrk's, which counts a pause as the requests, too, that would have been made in it. %s \"Traefik, forwarding nothing\" answers with two letters of its own (`ping@internal`): what is left of a request when there is no node to ask, so the least that one can take in Traefik.", s.inShort(), rivals)
 	r.head(heads("clients", "requests", "p50", "p99")...)
-	all := g.gateways()
+	all := append(g.gateways(), g.itself())
 	results, err := contest(s, g.renew, all, of(s.clients, g.requests)...)
 	if err != nil {
 		return err

@@ -151,7 +151,7 @@ func measureAll(s settings, only, out string) error {
 
 // ground is what every measurement stands on: one Traefik with the plugin on
 // Path(`/ws`) and a route of its own, without any plugin, on Path(`/static`),
-// both to the same node.
+// both to the same node; on Path(`/itself`) it answers by itself.
 type ground struct {
 	variant variant
 	redis   *stack.Redis
@@ -228,6 +228,7 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 	maps.Copy(options, v.options)
 	conf := stack.Game(options)
 	conf.Routers["static"] = stack.Router{Rule: "Path(`/static`)", Service: "static"}
+	conf.Routers["itself"] = stack.Router{Rule: "Path(`/itself`)", Service: "ping@internal"}
 	if v.secure {
 		for name, router := range conf.Routers {
 			router.TLS = true
@@ -239,7 +240,7 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 	if v.secure {
 		dynamic += fmt.Sprintf("tls: {stores: {default: {defaultCertificate: {certFile: %q, keyFile: %q}}}}\n", g.certFile, g.keyFile)
 	}
-	g.options = stack.TraefikOptions{Dynamic: dynamic, LogLevel: "ERROR", Debug: true}
+	g.options = stack.TraefikOptions{Dynamic: dynamic, Static: "ping: {manualRouting: true}\n", LogLevel: "ERROR", Debug: true}
 	if v.accessLog {
 		g.options.AccessLog = os.DevNull
 	}

@@ -16,7 +16,7 @@ import (
 const profiled = 32
 
 // measureProfiles says what Traefik's processor time goes to, on the static route and
-// in the plugin, and writes profile.md.
+// in the plugin, and for a request that it does not forward, and writes profile.md.
 func measureProfiles(g *ground, s settings, out string) error {
 	if err := g.put("n1", g.node.Addr()); err != nil {
 		return err
@@ -34,31 +34,31 @@ func measureProfiles(g *ground, s settings, out string) error {
 	kinds := []struct {
 		of  string
 		on  *ground
+		by  []gateway
 		run trial
 	}{
-		{"a plain request", g, g.requests(profiled)},
-		{"a handshake", sessions, atOnce(handshake)},
-		{fmt.Sprintf("a message of %d bytes", small), sessions, chat(small)},
-		{fmt.Sprintf("a message of %d bytes", large), sessions, chat(large)},
+		{"a plain request", g, append(g.gateways()[:2:2], g.itself()), g.requests(profiled)},
+		{"a handshake", sessions, sessions.gateways()[:2], atOnce(handshake)},
+		{fmt.Sprintf("a message of %d bytes", small), sessions, sessions.gateways()[:2], chat(small)},
+		{fmt.Sprintf("a message of %d bytes", large), sessions, sessions.gateways()[:2], chat(large)},
 	}
 	r := g.page("Where the time goes, measured", g.load.what()+" for plain requests; for the others "+ownClients+", and the node is "+sessions.node.What())
 	r.line("Traefik's processor time for a plain request (%d clients), for a handshake with the end of its session (%d clients), and for messages there and back (%d sessions), %s; shared out as CPU profiles taken meanwhile have it. A moment counts for the nearest caller that is named here: memory that the interpreter takes is the interpreter's.", profiled, handshakers, talkers, s.inShort())
 	columns := []string{"what"}
 	var spent []map[string]time.Duration
 	for _, kind := range kinds {
-		all := kind.on.gateways()[:2]
 		shares := map[string]map[string]float64{}
-		for _, w := range all {
+		for _, w := range kind.by {
 			shares[w.name] = map[string]float64{}
 		}
-		results, err := contest(s, kind.on.renew, all, func(w gateway) (func() (tally, error), func(), error) {
+		results, err := contest(s, kind.on.renew, kind.by, func(w gateway) (func() (tally, error), func(), error) {
 			turn, end, err := kind.run(w)
 			return func() (tally, error) { return withProfile(kind.on.traefik, shares[w.name], turn) }, end, err
 		})
 		if err != nil {
 			return err
 		}
-		for _, w := range all {
+		for _, w := range kind.by {
 			columns = append(columns, kind.of+", "+w.name)
 			spent = append(spent, sharedOut(median(of(results[0][w.name], cpuEach)), shares[w.name]))
 		}
