@@ -66,7 +66,7 @@ func TestGoalsSayWhatStandsInTheWayOfThoseNotReached(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| 1.300 | 1.250 |  | reached |", "| 0.500 |  |  | **not reached** |", "- Traefik's own way", "not measured here"} {
+	for _, want := range []string{"| 1.300 | 1.250 |  | reached |", "| 0.500 |  |  | **not reached** |", "- A request that Traefik answers by itself", "not measured here"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
