@@ -44,7 +44,7 @@ func FuzzTemplate(f *testing.F) {
 }
 
 func FuzzKey(f *testing.F) {
-	for _, query := range []string{"nodeName=a&threadId=1&platform=dev", "nodeName=%ff", "nodeName=a%00&threadId=1", "&&&=&nodeName", "nodeName=a;threadId=1"} {
+	for _, query := range []string{"nodeName=a&threadId=1&platform=dev", "nodeName=%ff", "nodeName=a%00&threadId=1", "&&&=&nodeName", "nodeName=a;threadId=1", "nodeName=a&threadId=1&platform=dev&nodeName=b", "nodeName=%&threadId=1&platform=dev&nodeName=b"} {
 		f.Add(query)
 	}
 	rule, err := newRule(testConfig("127.0.0.1:1"))
@@ -55,6 +55,9 @@ func FuzzKey(f *testing.F) {
 		r := httptest.NewRequest("GET", "/ws", nil)
 		r.URL = &url.URL{Path: "/ws", RawQuery: query}
 		key, field, err := rule.apply(r)
+		if err == nil {
+			sameNode(t, rule, query)
+		}
 		if err != nil {
 			if answerTo(err).cause != errBadRequest || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 {
 				t.Errorf("%q: %v", query, err)

@@ -228,18 +228,30 @@ func TestANodeThatIsAskedForLittleGetsNoLanes(t *testing.T) {
 func TestAnotherQueryToTheSameNodeTakesTheLanesThatThereAre(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
-	url, g, to := newLaneGateway(t, node, "")
-	other := url + "&other=1"
-	get(t, other) // the long way
-	before := node.connections.Load()
-	g.tick(time.Now(), probes)
-	for i := 0; i < 3; i++ {
-		get(t, other)
+	for what, another := range map[string]func(url string) string{
+		"in another order": inAnotherOrder,
+		"with a token":     func(url string) string { return url + "&token=1" },
+	} {
+		url, g, to := newLaneGateway(t, node, "")
+		other := another(url)
+		get(t, other) // in another order: the long way
+		before := node.connections.Load()
+		g.tick(time.Now(), probes)
+		for i := 0; i < 3; i++ {
+			get(t, other)
+		}
+		g.tick(time.Now(), probes)
+		if node.connections.Load() != before || lanesOpen(g) != 3 || missedOf(to) != -1000 {
+			t.Errorf("%s: %d connections more, %d lanes used, pressure %d", what, node.connections.Load()-before, lanesOpen(g), missedOf(to))
+		}
 	}
-	g.tick(time.Now(), probes)
-	if node.connections.Load() != before || lanesOpen(g) != 3 || missedOf(to) != -1000 {
-		t.Errorf("%d connections more, %d lanes used, pressure %d", node.connections.Load()-before, lanesOpen(g), missedOf(to))
-	}
+}
+
+// inAnotherOrder has the last parameter of a query come first.
+func inAnotherOrder(url string) string {
+	path, query, _ := strings.Cut(url, "?")
+	last := strings.LastIndex(query, "&")
+	return path + "?" + query[last+1:] + "&" + query[:last]
 }
 
 // A lane whose node has closed it has its request made once more, which is for GETs alone.
@@ -276,7 +288,7 @@ func TestAQueryFromBeforeThereWereLanesTakesThem(t *testing.T) {
 	plain := func(_ int64, _ string) string { return plainAnswer }
 	node := newLaneNode(t, plain)
 	url, wgamedsWay := newNodeGateway(t, node, "")
-	other := url + "&other=1"
+	other := inAnotherOrder(url)
 	get(t, other)
 	get(t, url)
 	to := wgamedsWay()

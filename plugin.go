@@ -228,8 +228,11 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		debugHeaders:   config.DebugHeaders,
 		sessions:       sessions,
 		current:        func() bool { return ctx.Err() == nil },
-		short:          newShortcuts(),
+		short:          newShortcuts(-1),
 		ways:           &memo{max: maxWays},
+	}
+	if rule.queryOnly && !m.debugHeaders && !m.service {
+		m.short.pairs = len(rule.params)
 	}
 	m.table.join(ctx, m.short)
 	return m, nil
@@ -255,14 +258,11 @@ func longWay(m *middleware, w http.ResponseWriter, r *http.Request) {
 		a.callService(w, r)
 		return
 	}
-	if m.rule.queryOnly && !m.debugHeaders && len(r.URL.RawQuery) <= maxShortQuery {
-		m.table.remember(route, m.short, r.URL.RawQuery, a.way)
+	if query, short := shortQuery(m, r.URL.RawQuery); short {
+		m.table.remember(route, m.short, query, a.way)
 	}
 	m.forward(w, r, a)
 }
-
-// maxShortQuery is the longest query string that gets a shortcut, in bytes.
-const maxShortQuery = 512
 
 // headerPrefix begins the names of the headers that are the plugin's own.
 const headerPrefix = "X-Dynamicforward-"

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 )
@@ -13,6 +14,10 @@ import (
 // takes it away in the moment in which it learns that it may no longer be, so
 // whoever finds something here need not ask.
 type shortcuts struct {
+	// pairs is how many a query string begins with that has all that a node is found by,
+	// and nothing else; see leading. Negative: none leads anywhere.
+	pairs int
+
 	mu    sync.RWMutex
 	known map[string]*way // never another map but by end: handler has this one
 }
@@ -37,8 +42,60 @@ type way struct {
 	idle     chan *lane // of its lanes, nil: it has had none; guarded by the mu of the shortcuts that lead here
 }
 
-func newShortcuts() *shortcuts {
-	return &shortcuts{known: map[string]*way{}}
+func newShortcuts(pairs int) *shortcuts {
+	return &shortcuts{pairs: pairs, known: map[string]*way{}}
+}
+
+// leading is a query string without what comes after so many pairs of name and value.
+func leading(query string, pairs int) string {
+	parts := strings.SplitN(query, "&", pairs+1)
+	if len(parts) <= pairs {
+		return query
+	}
+	behind := len(parts[pairs]) + len("&")
+	if behind > len(query) { // no pairs
+		return ""
+	}
+	return query[:len(query)-behind]
+}
+
+// ledBy returns where the pairs lead that a query string begins with which has no shortcut
+// itself, or nil, and the idle lanes there. What comes behind those pairs, such as a token
+// that is never the same, changes nothing: of several values with a name the first counts.
+func ledBy(s *shortcuts, query string) (*way, chan *lane) {
+	if s.pairs < 0 || len(query) > maxLedQuery {
+		return nil, nil
+	}
+	lead := leading(query, s.pairs)
+	var idle chan *lane
+	s.mu.RLock()
+	to := s.known[lead]
+	if to != nil {
+		idle = to.idle
+	}
+	s.mu.RUnlock()
+	return to, idle
+}
+
+// maxLedQuery is the longest query string that is looked up by its beginning, in bytes: of
+// one with more than 10,000 pairs net/url reads nothing, so the long way refuses it.
+const maxLedQuery = 8 << 10
+
+// maxShortQuery is the longest query string, or beginning of one, that gets a shortcut, in
+// bytes.
+const maxShortQuery = 512
+
+// shortQuery returns what the shortcut of a request that has taken the long way is to go
+// by: its query string, or the beginning that has all that counts. False: it gets none.
+func shortQuery(m *middleware, query string) (string, bool) {
+	if m.short.pairs < 0 {
+		return "", false
+	}
+	lead := leading(query, m.short.pairs)
+	if lead != query && !m.rule.filledBy(lead) {
+		lead = query
+	}
+	return lead, len(lead) <= maxShortQuery
 }
 
 // put adds a shortcut.
@@ -144,6 +201,15 @@ func (m *middleware) handler() http.Handler {
 // plain takes a request on that has no Connection header, and no shortcut or no idle lane,
 // or is not a GET without a body.
 func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
+	if to == nil && r.ContentLength == 0 {
+		led, idle := ledBy(m.short, r.URL.RawQuery)
+		if len(idle) > spareLanes && r.Method == http.MethodGet {
+			l := <-idle
+			ride(idle, l, w, r)
+			return
+		}
+		to = led
+	}
 	if to == nil || r.ContentLength != 0 {
 		longWay(m, w, r)
 		return

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ func shortTable(t *testing.T) (*pushingRedis, *table, *route, *shortcuts) {
 	t.Helper()
 	redis := redisWith(t, "a", "1", "10.0.0.1:1")
 	table := testTable(t, redis.addr, nil)
-	short := newShortcuts()
+	short := newShortcuts(3)
 	table.join(context.Background(), short)
 	return redis, table, found(t, table), short
 }
@@ -108,7 +109,7 @@ func TestFewShortcutsLeadToARoute(t *testing.T) {
 func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	_, table, r, _ := shortTable(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	short := newShortcuts()
+	short := newShortcuts(3)
 	table.join(ctx, short)
 	remember(table, r, short, "q")
 	known := reflect.ValueOf(short.all())
@@ -220,6 +221,137 @@ func TestOnlyAPlainRequestTakesAShortcut(t *testing.T) {
 		}
 		if node := response.Header.Get("X-Saw-Node"); node != "" {
 			t.Errorf("%s: the node was told %s", c.what, node)
+		}
+	}
+}
+
+func TestWhatAShortcutGoesBy(t *testing.T) {
+	const long = maxShortQuery
+	usual, err := newRule(testConfig("127.0.0.1:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fixed, err := newRule(&Config{Key: "a", Field: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice, err := newRule(&Config{Key: "{a}-{query.a}", Field: "{b}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		rule        *rule
+		query, want string
+		none        bool
+	}{
+		{rule: usual, query: testQuery, want: testQuery},
+		{rule: usual, query: testQuery + "&token=abc", want: testQuery},
+		{rule: usual, query: testQuery + "&token=" + strings.Repeat("x", long), want: testQuery},
+		{rule: usual, query: testQuery + "&nodeName=other&&=;", want: testQuery},
+		{rule: usual, query: testQuery + "&", want: testQuery},
+		{rule: usual, query: "platform=dev&threadId=1&nodeName=w%67amed&x", want: "platform=dev&threadId=1&nodeName=w%67amed"},
+		{rule: usual, query: "token=abc&" + testQuery, want: "token=abc&" + testQuery},
+		{rule: usual, query: "nodeName=a&nodeName=b&threadId=1&platform=dev", want: "nodeName=a&nodeName=b&threadId=1&platform=dev"},
+		{rule: usual, query: "&" + testQuery, want: "&" + testQuery},
+		// What cannot be read does not count, so these are found by what comes behind.
+		{rule: usual, query: "nodeName=a;&threadId=1&platform=dev&nodeName=b", want: "nodeName=a;&threadId=1&platform=dev&nodeName=b"},
+		{rule: usual, query: "nodeName=%&threadId=1&platform=dev&nodeName=b", want: "nodeName=%&threadId=1&platform=dev&nodeName=b"},
+		{rule: usual, query: "token=" + strings.Repeat("x", long) + "&" + testQuery, none: true},
+		{rule: fixed, query: "", want: ""},
+		{rule: fixed, query: "x=1&y=2", want: ""},
+		{rule: twice, query: "a=1&b=2&c=3", want: "a=1&b=2"},
+	} {
+		m := &middleware{rule: c.rule, short: newShortcuts(len(c.rule.params))}
+		got, some := shortQuery(m, c.query)
+		if some == c.none || some && got != c.want {
+			t.Errorf("%q: %q, %v, want %q", c.query, got, some, c.want)
+		}
+	}
+}
+
+// sameNode fails the test unless what a shortcut goes by means what the query means.
+func sameNode(t *testing.T, rule *rule, query string) {
+	t.Helper()
+	m := &middleware{rule: rule, short: newShortcuts(len(rule.params))}
+	short, some := shortQuery(m, query)
+	if !some || leading(query, m.short.pairs) != short {
+		return // or it is found by the whole
+	}
+	of := func(query string) string {
+		key, field, err := rule.apply(&http.Request{URL: &url.URL{RawQuery: query}})
+		return fmt.Sprint(key, " ", field, " ", err)
+	}
+	if got, want := of(short), of(query); got != want {
+		t.Errorf("%q leads to %s, %q to %s", short, got, query, want)
+	}
+}
+
+func TestTokensMakeNoShortcuts(t *testing.T) {
+	for what, change := range map[string]func(c *Config){
+		"by default":          func(_ *Config) {},
+		"with a header in it": func(c *Config) { c.Key = "game-server_{platform}_node_{nodeName}"; c.Field = "{header.X-Thread}" },
+	} {
+		redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "the node"))
+		config := testConfig(redis.addr)
+		change(config)
+		ctx, cancel := context.WithCancel(context.Background())
+		m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		gateway := httptest.NewServer(m.handler())
+		waitFor(t, "the link", m.table.connected)
+		for i := 0; i < 2*maxPaths; i++ {
+			request, err := http.NewRequest("GET", fmt.Sprintf("%s/ws?%s&token=%d", gateway.URL, testQuery, i), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("X-Thread", "1")
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				t.Errorf("%s: request %d: %s", what, i, response.Status)
+			}
+		}
+		want := map[bool]int{true: 1, false: 0}[m.rule.queryOnly]
+		if got := len(m.short.all()); got != want {
+			t.Errorf("%s: %d shortcuts, want %d", what, got, want)
+		}
+		gateway.Close()
+		cancel()
+	}
+}
+
+func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
+	url := shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
+	for _, c := range []struct {
+		query string
+		taken bool
+	}{
+		{"&token=1", true},
+		{"&nodeName=other", true},
+		{"&token=" + strings.Repeat("x", maxShortQuery), true},
+		{"&token=" + strings.Repeat("x", maxLedQuery), false},
+		{"x&token=1", false},
+	} {
+		_, reader := rawClient(t, url[:strings.Index(url, "/ws")], "GET /ws?"+testQuery+c.query+" HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if (string(body) == "shortcut") != c.taken {
+			t.Errorf("a handshake with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
+		}
+		if _, body := get(t, url+c.query); (body == "shortcut") != c.taken {
+			t.Errorf("a plain request with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
 		}
 	}
 }

@@ -20,6 +20,7 @@ type rule struct {
 	key       *template
 	field     *template // no parts: the key is a string
 	queryOnly bool      // nothing but the query string counts
+	params    []string  // of the query string, each once
 	names     string    // what is taken from the request, for people: "platform, nodeName"
 }
 
@@ -38,6 +39,7 @@ func newRule(config *Config) (*rule, error) {
 	}
 	u := &rule{key: key, field: field, queryOnly: true}
 	var names []string
+	seen := map[string]bool{}
 	for _, p := range append(append([]part{}, key.parts...), field.parts...) {
 		if p.source == fromTemplate {
 			continue
@@ -45,6 +47,9 @@ func newRule(config *Config) (*rule, error) {
 		names = append(names, p.shown)
 		if p.source != fromQuery {
 			u.queryOnly = false
+		} else if !seen[p.text] {
+			seen[p.text] = true
+			u.params = append(u.params, p.text)
 		}
 	}
 	u.names = strings.Join(names, ", ")
@@ -64,6 +69,17 @@ func (u *rule) apply(r *http.Request) (string, string, error) {
 		return key, "", err
 	}
 	return key, field, nil
+}
+
+// filledBy tells whether a query string has a value for each parameter.
+func (u *rule) filledBy(query string) bool {
+	values, _ := url.ParseQuery(query)
+	for _, name := range u.params {
+		if values.Get(name) == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // template is text with placeholders for a request's values.

@@ -127,6 +127,9 @@ func work(u *usher) {
 			m.short.mu.RLock()
 			to = m.short.known[r.URL.RawQuery]
 			m.short.mu.RUnlock()
+			if to == nil {
+				to, _ = ledBy(m.short, r.URL.RawQuery)
+			}
 			if to == nil || // not isUpgrade, which would cost a call:
 				!usual && !namesUpgrade(connection) || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
 				u.done <- &outcome{unknown: true}

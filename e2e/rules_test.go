@@ -44,6 +44,34 @@ func ask(t *testing.T, upgrade bool, target string, lines ...string) string {
 	return outcome(resp)
 }
 
+// A query with a token, which is never the same, leads where it would without, and
+// elsewhere at once when its route does.
+func TestTokensFollowTheRoute(t *testing.T) {
+	path := usual(t)
+	a := startNode(t, stack.NodeOptions{Name: "a"})
+	b := startNode(t, stack.NodeOptions{Name: "b"})
+	name := nobody()
+	token := 0
+	asked := func(upgrade bool) string {
+		token++
+		return ask(t, upgrade, fmt.Sprintf("%s%s&token=%d", path, query(name), token))
+	}
+	for _, n := range []*stack.Node{a, b, a} {
+		put(t, redis, name, n.Addr())
+		eventually(t, "the route leads to "+n.Name(), func() bool { return asked(false) == n.Name() })
+		for i := range 20 {
+			if got := asked(i%2 == 0); got != n.Name() {
+				t.Fatalf("request %d goes to %s; want %s", token, got, n.Name())
+			}
+		}
+	}
+	do(t, redis, "DEL", "game-server_dev_node_"+name)
+	eventually(t, "there is no route any more", func() bool { return asked(false) == unknownNode })
+	if got := asked(true); got != unknownNode {
+		t.Errorf("a handshake goes to %s; want %s", got, unknownNode)
+	}
+}
+
 // A key and a field can be made of any part of a request, and the same query
 // leads to another node when that part is another one.
 func TestKeysFromAnyPartOfARequest(t *testing.T) {
@@ -82,7 +110,7 @@ func TestKeysFromAnyPartOfARequest(t *testing.T) {
 			{"/nobody", unknownNode}, {"/A", unknownNode}, {"", badRequest}, {"/", badRequest}, {"?a", badRequest}, {"/a%09b", badRequest},
 		}},
 		{"{query.shard}", [][]string{
-			{"?shard=a", "a"}, {"?shard=b", "b"}, {"?shard=b&shard=a", "b"}, {"?Shard=a", badRequest}, {"?q=1", "Shard: a", badRequest},
+			{"?shard=a", "a"}, {"?shard=b", "b"}, {"?shard=b&shard=a", "b"}, {"?shard=a&token=1", "a"}, {"?shard=a&token=2", "a"}, {"?token=1&shard=a", "a"}, {"?token=1&shard=b", "b"}, {"?token=1", badRequest}, {"?Shard=a", badRequest}, {"?q=1", "Shard: a", badRequest},
 		}},
 		{"{header.X-Shard}-{cookie.shard}-{host}-{path.2}", [][]string{
 			{"/b?q=1", "Host: a.example.com", "X-Shard: a", "Cookie: shard=b", "b"},

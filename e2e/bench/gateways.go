@@ -16,26 +16,35 @@ type gateway struct {
 	name, addr, path string
 	secure           bool // its clients speak TLS
 	pids             func() []int
+	query            func() string // of a request; nil: toN1
 }
+
+// toN1 is a query string that leads to the node that is n1 in Redis.
+const toN1 = "nodeName=n1&threadId=1&platform=dev"
 
 // String implements fmt.Stringer.
 func (w gateway) String() string { return w.name }
 
 // target is what to ask the gateway for.
-func (w gateway) target() string { return w.path + "?nodeName=n1&threadId=1&platform=dev" }
+func (w gateway) target() string {
+	if w.query != nil {
+		return w.path + "?" + w.query()
+	}
+	return w.path + "?" + toN1
+}
 
 // gateways are those that this machine has, the one that all are compared with
 // first.
 func (g *ground) gateways() []gateway {
 	traefik := func() []int { return []int{g.traefik.Pid()} }
 	all := []gateway{
-		{"static", "static Traefik route", g.traefik.Addr(), "/static", g.variant.secure, traefik},
-		{"plugin", "plugin", g.traefik.Addr(), "/ws", g.variant.secure, traefik},
+		{"static", "static Traefik route", g.traefik.Addr(), "/static", g.variant.secure, traefik, nil},
+		{"plugin", "plugin", g.traefik.Addr(), "/ws", g.variant.secure, traefik, nil},
 	}
 	if g.openResty != nil {
 		all = append(all,
-			gateway{"openresty", "OpenResty as it was", g.openResty.Addr(), "/ws", g.variant.secure, g.openResty.Pids},
-			gateway{"kept", "OpenResty, connections kept", g.openResty.Addr(), "/kept", g.variant.secure, g.openResty.Pids})
+			gateway{"openresty", "OpenResty as it was", g.openResty.Addr(), "/ws", g.variant.secure, g.openResty.Pids, nil},
+			gateway{"kept", "OpenResty, connections kept", g.openResty.Addr(), "/kept", g.variant.secure, g.openResty.Pids, nil})
 	}
 	return all
 }
@@ -43,7 +52,7 @@ func (g *ground) gateways() []gateway {
 // itself is a Traefik that forwards nothing: no plugin, nor any service, makes it answer
 // with less.
 func (g *ground) itself() gateway {
-	return gateway{"itself", "Traefik, forwarding nothing", g.traefik.Addr(), "/itself", g.variant.secure, func() []int { return []int{g.traefik.Pid()} }}
+	return gateway{"itself", "Traefik, forwarding nothing", g.traefik.Addr(), "/itself", g.variant.secure, func() []int { return []int{g.traefik.Pid()} }, nil}
 }
 
 // startOpenResty starts it where it is installed.

@@ -73,6 +73,7 @@ var parts = []struct {
 	{"sessions", measureSessions},
 	{"tls", measureSecureSessions},
 	{"prices", onGround(measurePrices)},
+	{"tokens", measureTokens},
 	{"profile", onGround(measureProfiles)},
 	{"goals", compareWithGoals},
 }
