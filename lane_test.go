@@ -261,8 +261,12 @@ func TestLanesCarryGETsWithoutABodyAlone(t *testing.T) {
 	url, g, to := newLaneGateway(t, node, "")
 	press(to, busyNode, time.Now().Add(time.Hour))
 	g.tick(time.Now(), probes)
-	for _, c := range []struct{ method, body string }{{"DELETE", ""}, {"POST", ""}, {"GET", "body"}, {"POST", "body"}} {
-		request, err := http.NewRequest(c.method, url, strings.NewReader(c.body))
+	others := []struct{ method, more, body string }{
+		{"DELETE", "", ""}, {"POST", "", ""}, {"GET", "", "body"}, {"POST", "", "body"},
+		{"DELETE", "&token=1", ""}, {"GET", "&token=2", "body"},
+	}
+	for _, c := range others {
+		request, err := http.NewRequest(c.method, url+c.more, strings.NewReader(c.body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,11 +276,11 @@ func TestLanesCarryGETsWithoutABodyAlone(t *testing.T) {
 		}
 		response.Body.Close()
 		if response.StatusCode != http.StatusOK {
-			t.Errorf("%s %q: %d", c.method, c.body, response.StatusCode)
+			t.Errorf("%s %s %q: %d", c.method, c.more, c.body, response.StatusCode)
 		}
 	}
-	if got := node.requests.Load(); got != opened+4 {
-		t.Errorf("%d requests arrived, want %d", got, opened+4)
+	if got, want := node.requests.Load(), opened+int64(len(others)); got != want {
+		t.Errorf("%d requests arrived, want %d", got, want)
 	}
 	g.tick(time.Now(), probes)
 	if lanesOpen(g) != 0 || laneCount(g) != spareLanes+1 {
