@@ -9,6 +9,9 @@ import "reflect"
 // calls. Captured it has to be in a local variable, of the type that the method has, and by
 // way of the reflect.Value's Interface: other ways, each call takes some more memory.
 func method(of interface{}, name string) reflect.Value {
-	m, _ := reflect.TypeOf(of).MethodByName(name)
+	m, known := reflect.TypeOf(of).MethodByName(name)
+	if !known {
+		panic("there is no method " + name)
+	}
 	return m.Func
 }

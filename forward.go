@@ -132,7 +132,10 @@ func (m *middleware) forward(w http.ResponseWriter, r *http.Request, a *attempt)
 	// the same is refused.
 	delete(r.Header, "Upgrade")
 	if r.ContentLength != 0 {
-		a.body = &clientBody{body: r.Body, left: r.ContentLength}
+		a.body = &clientBody{body: r.Body, left: -1}
+		if r.ProtoMajor == 1 {
+			a.body.left = r.ContentLength
+		}
 		r.Body = a.reader()
 	}
 	a.try(w, r)
@@ -181,10 +184,11 @@ func (a *attempt) routeOf(r *http.Request) (*route, error) {
 // transport closes a body when a dial fails, and the next attempt needs it. Nor does it
 // read on where the end is known: the transport does, to see whether there is more than
 // was said, and if the node's answer is on its way already, the server has closed the body
-// and the answer is cut off (golang/go#40747).
+// and the answer is cut off (golang/go#40747). That of HTTP/2 closes none so early, and may
+// have more to say: that the request is malformed.
 type clientBody struct {
 	body  io.ReadCloser
-	left  int64       // bytes; negative: not known
+	left  int64       // bytes; negative: not known, or read on
 	broke atomic.Bool // it ended before its end
 }
 

@@ -14,8 +14,8 @@ import (
 // takes it away in the moment in which it learns that it may no longer be, so
 // whoever finds something here need not ask.
 type shortcuts struct {
-	// pairs is how many a query string begins with that has all that a node is found by,
-	// and nothing else; see leading. Negative: none leads anywhere.
+	// pairs is how many parameters key and field need. A query string whose first so many
+	// pairs have them all is looked up by those alone. Negative: there are no shortcuts.
 	pairs int
 
 	mu    sync.RWMutex
@@ -77,8 +77,8 @@ func ledBy(s *shortcuts, query string) (*way, chan *lane) {
 	return to, idle
 }
 
-// maxLedQuery is the longest query string that is looked up by its beginning, in bytes: of
-// one with more than 10,000 pairs net/url reads nothing, so the long way refuses it.
+// maxLedQuery is the longest query string that is looked up by its beginning, in bytes: too
+// short for the 10,000 pairs beyond which net/url reads nothing.
 const maxLedQuery = 8 << 10
 
 // maxShortQuery is the longest query string, or beginning of one, that gets a shortcut, in
@@ -92,6 +92,9 @@ func shortQuery(m *middleware, query string) (string, bool) {
 		return "", false
 	}
 	lead := leading(query, m.short.pairs)
+	if len(lead) > maxShortQuery {
+		return "", false // and no more is a query that is longer
+	}
 	if lead != query && !m.rule.filledBy(lead) {
 		lead = query
 	}

@@ -286,14 +286,19 @@ func sameNode(t *testing.T, rule *rule, query string) {
 	}
 }
 
-func TestTokensMakeNoShortcuts(t *testing.T) {
-	for what, change := range map[string]func(c *Config){
-		"by default":          func(_ *Config) {},
-		"with a header in it": func(c *Config) { c.Key = "game-server_{platform}_node_{nodeName}"; c.Field = "{header.X-Thread}" },
+func TestTokensMakeNoShortcutsOfTheirOwn(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		change func(c *Config)
+		want   int
+	}{
+		{"by default", func(_ *Config) {}, 1},
+		{"with debugHeaders", func(c *Config) { c.DebugHeaders = true }, 0},
+		{"with a header in the field", func(c *Config) { c.Field = "{header.X-Thread}" }, 0},
 	} {
 		redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "the node"))
 		config := testConfig(redis.addr)
-		change(config)
+		c.change(config)
 		ctx, cancel := context.WithCancel(context.Background())
 		m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
 		if err != nil {
@@ -313,12 +318,11 @@ func TestTokensMakeNoShortcuts(t *testing.T) {
 			}
 			response.Body.Close()
 			if response.StatusCode != http.StatusOK {
-				t.Errorf("%s: request %d: %s", what, i, response.Status)
+				t.Errorf("%s: request %d: %s", c.what, i, response.Status)
 			}
 		}
-		want := map[bool]int{true: 1, false: 0}[m.rule.queryOnly]
-		if got := len(m.short.all()); got != want {
-			t.Errorf("%s: %d shortcuts, want %d", what, got, want)
+		if got := len(m.short.all()); got != c.want {
+			t.Errorf("%s: %d shortcuts, want %d", c.what, got, c.want)
 		}
 		gateway.Close()
 		cancel()
@@ -326,7 +330,6 @@ func TestTokensMakeNoShortcuts(t *testing.T) {
 }
 
 func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
-	url := shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
 	for _, c := range []struct {
 		query string
 		taken bool
@@ -337,6 +340,7 @@ func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
 		{"&token=" + strings.Repeat("x", maxLedQuery), false},
 		{"x&token=1", false},
 	} {
+		url := shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
 		_, reader := rawClient(t, url[:strings.Index(url, "/ws")], "GET /ws?"+testQuery+c.query+" HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		response, err := http.ReadResponse(reader, nil)
 		if err != nil {
@@ -350,6 +354,7 @@ func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
 		if (string(body) == "shortcut") != c.taken {
 			t.Errorf("a handshake with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
 		}
+		url = shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
 		if _, body := get(t, url+c.query); (body == "shortcut") != c.taken {
 			t.Errorf("a plain request with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
 		}
