@@ -21,7 +21,7 @@ type goal struct {
 
 // Why a goal may not be reached.
 const (
-	byTraefik = "a request that Traefik answers by itself takes more than half of what all of one takes nginx (\"Traefik, forwarding nothing\" in [plain requests](http.md)); with 32 clients the rest is less than the system calls alone that it takes Traefik to ask a node, on a static route too ([where the time goes](profile.md)): no route of Traefik's can be as cheap"
+	byTraefik = "a request that Traefik answers by itself takes more than half of what all of one takes nginx (\"Traefik, forwarding nothing\" in [plain requests](http.md)); with 32 clients the rest is less than the system calls alone that it takes Traefik to ask a node, on a static route too ([where the time goes](profile.md)): with so many, no route of Traefik's can be as cheap as OpenResty with connections kept"
 	bySystem  = "both ways make the same system calls for a message, nine tenths of its time, so they can hardly differ; what the plugin puts around each connection to copy with little memory, and taking stock now and then, come on top; to have the system move the bytes (splice) was tried: less of Traefik's processor time for large messages, but no more of them, for a pipe, which is two descriptors and a megabyte of what a user's pipes may hold, to each direction that is busy: [where the time goes](profile.md)"
 	byStacks  = "two goroutines take 8 kB of a session: one that waits in a call of interpreted code does not fit into 2 kB, nor, with one call more around that, into 4"
 	byGarbage = "a session whose messages have 2 kB has a buffer of 2304 bytes for each direction while it talks, and Go lets the heap grow to twice what is live before it collects (GOGC)"
