@@ -1,5 +1,11 @@
 package dynamicforward
 
+import (
+	"net"
+
+	"github.com/gomodule/redigo/redis"
+)
+
 // Yaegi works out the type of a method when the method is first used, and keeps it
 // without a lock: an interpreter built with the race detector says so. Two goroutines that
 // are the first to use it, at the same moment, may see half of what the other one writes,
@@ -174,4 +180,27 @@ func init() {
 	_ = (*watchman)(nil).look
 	_ = (*watchman)(nil).staysOn
 	_ = (*watchman)(nil).watch
+}
+
+// The methods of redigo's connections, and the types that its helpers look for, have no
+// names here. So a connection that is closed is asked once for all that links and sentinels
+// ask theirs for, and each helper is given what makes it look for all that it can take.
+func init() {
+	near, far := net.Pipe()
+	far.Close()
+	conn := redis.NewConn(near, 0, 0)
+	conn.Do("PING", 0)
+	conn.Send("PING", 0)
+	conn.Flush()
+	conn.Receive()
+	redis.ReceiveWithTimeout(conn, 0)
+	conn.(redis.ConnWithTimeout).ReceiveWithTimeout(0)
+	conn.Err()
+	conn.Close()
+
+	redis.Int([]byte("0"), nil)
+	redis.Int64([]byte("0"), nil)
+	redis.String([]byte(""), nil)
+	redis.Values([]interface{}{}, nil)
+	redis.Strings([]interface{}{[]byte("")}, nil)
 }

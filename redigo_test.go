@@ -489,41 +489,44 @@ func TestRedigoPoolCloses(t *testing.T) {
 	}
 }
 
+// One at a time waits: the pool waits in a select, which two goroutines must not come to
+// at the same moment when it is interpreted (choose.go). The plugin has no pool.
 func TestRedigoPoolWaitsForAConnection(t *testing.T) {
 	server := newFakeRedis(t)
 	pool := redigoPool(server)
-	pool.MaxActive = 2
+	pool.MaxActive = 1
 	pool.Wait = true
-	const users = 10
-	done := make(chan error, users)
-	use := func() {
-		for i := 0; i < 10; i++ {
+	const turns = 10
+	held := pool.Get()
+	for i := 0; i < turns; i++ {
+		next := make(chan redis.Conn, 1)
+		done := make(chan error, 1)
+		wait := func() {
 			c, err := pool.GetContext(context.Background())
-			if err != nil {
-				done <- err
-				return
-			}
-			_, err = c.Do("PING")
-			c.Close()
-			if err != nil {
-				done <- err
-				return
-			}
+			next <- c
+			done <- err
 		}
-		done <- nil
-	}
-	for i := 0; i < users; i++ {
-		go use()
-	}
-	for i := 0; i < users; i++ {
+		go wait()
+		if _, err := held.Do("PING"); err != nil {
+			t.Fatal(err)
+		}
+		if len(next) > 0 {
+			t.Fatal("got a connection while the only one was held")
+		}
+		closeRedigo(t, held)
 		if err := awaitRedigo(t, done); err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
+		held = <-next
 	}
-	if n := server.count("PING"); n != 10*users {
-		t.Errorf("%d commands arrived, want %d", n, 10*users)
+	closeRedigo(t, held)
+	if n := server.count("PING"); n != turns {
+		t.Errorf("%d commands arrived, want %d", n, turns)
 	}
-	server.awaitOpen(2)
+	server.awaitOpen(1)
+	if waited := pool.Stats().WaitCount; waited == 0 {
+		t.Error("nobody waited")
+	}
 }
 
 // Get always gives a connection; where there is none, it is one whose every
