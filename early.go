@@ -96,6 +96,7 @@ func init() {
 	_ = (*middleware)(nil).to
 	_ = (*parsedAnswer)(nil).agree
 	_ = (*part)(nil).blame
+	_ = (*part)(nil).check
 	_ = (*part)(nil).value
 	_ = (*permit)(nil).setPorts
 	_ = (*redisSettings)(nil).checkEndpoints
@@ -169,7 +170,6 @@ func init() {
 	_ = (*table)(nil).wait
 	_ = (*table)(nil).watch
 	_ = (*table)(nil).young
-	_ = (*template)(nil).expand
 	_ = (*trip)(nil).RoundTrip
 	_ = (*tunnel)(nil).close
 	_ = (*tunnel)(nil).note

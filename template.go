@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -40,7 +41,7 @@ func newRule(config *Config) (*rule, error) {
 	u := &rule{key: key, field: field, queryOnly: true}
 	var names []string
 	seen := map[string]bool{}
-	for _, p := range append(append([]part{}, key.parts...), field.parts...) {
+	for _, p := range append(append([]*part{}, key.parts...), field.parts...) {
 		if p.source == fromTemplate {
 			continue
 		}
@@ -60,11 +61,11 @@ func newRule(config *Config) (*rule, error) {
 // errBadRequest with the value to blame.
 func (u *rule) apply(r *http.Request) (string, string, error) {
 	query := r.URL.Query()
-	key, err := u.key.expand(r, query)
+	key, err := expand(u.key, r, query)
 	if err != nil {
 		return "", "", err
 	}
-	field, err := u.field.expand(r, query)
+	field, err := expand(u.field, r, query)
 	if err != nil {
 		return key, "", err
 	}
@@ -84,7 +85,7 @@ func (u *rule) filledBy(query string) bool {
 
 // template is text with placeholders for a request's values.
 type template struct {
-	parts []part
+	parts []*part
 }
 
 // Where a part of a template comes from.
@@ -120,7 +121,7 @@ func parseTemplate(option, text, project string) (*template, error) {
 			return nil, fmt.Errorf("%s: %q has a control character or is not valid UTF-8", option, text)
 		}
 		if literal != "" {
-			t.parts = append(t.parts, part{text: literal})
+			t.parts = append(t.parts, &part{text: literal})
 		}
 		if !found {
 			break
@@ -144,65 +145,80 @@ func parseTemplate(option, text, project string) (*template, error) {
 var errPlaceholder = errors.New("unknown placeholder: use {project}, {host}, {path.N}, {header.Name}, {cookie.name}, or the name of a query parameter as {name} or {query.name}")
 
 // parsePlaceholder reads what stands between { and }.
-func parsePlaceholder(placeholder, project string) (part, error) {
+func parsePlaceholder(placeholder, project string) (*part, error) {
 	source, name, dotted := strings.Cut(placeholder, ".")
 	if placeholder == "" || strings.ContainsAny(placeholder, "{ \t\r\n") || dotted && name == "" {
-		return part{}, errPlaceholder
+		return nil, errPlaceholder
 	}
 	switch {
 	case placeholder == "project" && (project == "" || faultOf(project) != ""):
-		return part{}, errors.New("the option project must be 1 to 256 bytes of UTF-8 without control characters")
+		return nil, errors.New("the option project must be 1 to 256 bytes of UTF-8 without control characters")
 	case placeholder == "project":
-		return part{text: project}, nil
+		return &part{text: project}, nil
 	case placeholder == "host":
-		return part{source: fromHost, shown: "the host"}, nil
+		return &part{source: fromHost, shown: "the host"}, nil
 	case !dotted:
-		return part{source: fromQuery, text: placeholder, shown: placeholder}, nil
+		return &part{source: fromQuery, text: placeholder, shown: placeholder}, nil
 	case source == "query":
-		return part{source: fromQuery, text: name, shown: name}, nil
+		return &part{source: fromQuery, text: name, shown: name}, nil
 	case source == "header" && http.CanonicalHeaderKey(name) == "Host":
-		return part{}, errors.New("use {host}")
+		return nil, errors.New("use {host}")
 	case source == "header":
-		return part{source: fromHeader, text: http.CanonicalHeaderKey(name), shown: "header " + name}, nil
+		return &part{source: fromHeader, text: http.CanonicalHeaderKey(name), shown: "header " + name}, nil
 	case source == "cookie":
-		return part{source: fromCookie, text: name, shown: "cookie " + name}, nil
+		return &part{source: fromCookie, text: name, shown: "cookie " + name}, nil
 	case source == "path":
 		index, err := strconv.Atoi(name)
 		if err != nil || index < 1 {
-			return part{}, errors.New("path segments are numbered from 1: use {path.1}")
+			return nil, errors.New("path segments are numbered from 1: use {path.1}")
 		}
-		return part{source: fromPath, index: index, shown: "path segment " + name}, nil
+		return &part{source: fromPath, index: index, shown: "path segment " + name}, nil
 	}
-	return part{}, errPlaceholder
+	return nil, errPlaceholder
 }
 
-// expand fills the template in.
-func (t *template) expand(r *http.Request, query url.Values) (string, error) {
-	var b strings.Builder
-	for i := range t.parts {
-		p := &t.parts[i]
-		if p.source == fromTemplate {
-			b.WriteString(p.text)
-			continue
+// usualValue is one that faultOf finds nothing in, if it is not too long.
+var usualValue = regexp.MustCompile("^[!-~]+$")
+
+// expand fills a template in. It is run for each request that takes the long way: see
+// handler for what it is spared.
+func expand(t *template, r *http.Request, query url.Values) (string, error) {
+	text := ""
+	for _, p := range t.parts {
+		value := p.text
+		if p.source == fromQuery {
+			value = ""
+			if values := query[p.text]; len(values) > 0 {
+				value = values[0]
+			}
+		} else if p.source != fromTemplate {
+			value = p.value(r)
 		}
-		value := p.value(r, query)
-		if value == "" {
-			return "", fmt.Errorf("%w: %s is missing", errBadRequest, p.blame())
+		if p.source != fromTemplate && (len(value) > maxValue || !usualValue.MatchString(value)) {
+			if err := p.check(value); err != nil {
+				return "", err
+			}
 		}
-		if fault := faultOf(value); fault != "" {
-			return "", fmt.Errorf("%w: %s %s", errBadRequest, p.blame(), fault)
-		}
-		b.WriteString(value)
+		text += value
 	}
-	return b.String(), nil
+	return text, nil
 }
 
-// value takes the part's value from the request, "" if it is not there. Of
-// several the first counts.
-func (p *part) value(r *http.Request, query url.Values) string {
+// check says what is wrong with a value, if anything is.
+func (p *part) check(value string) error {
+	if value == "" {
+		return fmt.Errorf("%w: %s is missing", errBadRequest, p.blame())
+	}
+	if fault := faultOf(value); fault != "" {
+		return fmt.Errorf("%w: %s %s", errBadRequest, p.blame(), fault)
+	}
+	return nil
+}
+
+// value takes the part's value from the request but for its query, "" if it is not there.
+// Of several the first counts.
+func (p *part) value(r *http.Request) string {
 	switch p.source {
-	case fromQuery:
-		return query.Get(p.text)
 	case fromHeader:
 		return r.Header.Get(p.text)
 	case fromCookie:
