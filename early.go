@@ -109,7 +109,6 @@ func init() {
 	_ = (*redisSettings)(nil).tlsConfig
 	_ = (*route)(nil).doubt
 	_ = (*rule)(nil).apply
-	_ = (*rule)(nil).filledBy
 	_ = (*sentinels)(nil).ask
 	_ = (*sentinels)(nil).compare
 	_ = (*sentinels)(nil).dial

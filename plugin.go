@@ -228,11 +228,11 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		debugHeaders:   config.DebugHeaders,
 		sessions:       sessions,
 		current:        func() bool { return ctx.Err() == nil },
-		short:          newShortcuts(-1),
+		short:          newShortcuts(nil),
 		ways:           &memo{max: maxWays},
 	}
-	if rule.queryOnly && !m.debugHeaders && !m.service {
-		m.short.pairs = len(rule.params)
+	if !m.debugHeaders && !m.service {
+		m.short.counts = rule.counts
 	}
 	m.table.join(ctx, m.short)
 	return m, nil
@@ -258,7 +258,7 @@ func longWay(m *middleware, w http.ResponseWriter, r *http.Request) {
 		a.callService(w, r)
 		return
 	}
-	if query, short := shortQuery(m, r.URL.RawQuery); short {
+	if query, short := shortQuery(m.short, r.URL.RawQuery); short {
 		m.table.remember(route, m.short, query, a.way)
 	}
 	m.forward(w, r, a)

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -14,9 +15,9 @@ import (
 // takes it away in the moment in which it learns that it may no longer be, so
 // whoever finds something here need not ask.
 type shortcuts struct {
-	// pairs is how many parameters key and field need. A query string whose first so many
-	// pairs have them all is looked up by those alone. Negative: there are no shortcuts.
-	pairs int
+	// counts is rule.counts: a query string is known by what may count of it. nil: there are
+	// no shortcuts.
+	counts *regexp.Regexp
 
 	mu    sync.RWMutex
 	known map[string]*way // never another map but by end: handler has this one
@@ -42,34 +43,26 @@ type way struct {
 	idle     chan *lane // of its lanes, nil: it has had none; guarded by the mu of the shortcuts that lead here
 }
 
-func newShortcuts(pairs int) *shortcuts {
-	return &shortcuts{pairs: pairs, known: map[string]*way{}}
+func newShortcuts(counts *regexp.Regexp) *shortcuts {
+	return &shortcuts{counts: counts, known: map[string]*way{}}
 }
 
-// leading is a query string without what comes after so many pairs of name and value.
-func leading(query string, pairs int) string {
-	parts := strings.SplitN(query, "&", pairs+1)
-	if len(parts) <= pairs {
-		return query
-	}
-	behind := len(parts[pairs]) + len("&")
-	if behind > len(query) { // no pairs
-		return ""
-	}
-	return query[:len(query)-behind]
+// whatCounts is a query string without the pairs that key and field do not need, such as a
+// token that is never the same.
+func whatCounts(counts *regexp.Regexp, query string) string {
+	return strings.TrimPrefix(strings.Join(counts.FindAllString("&"+query, -1), ""), "&")
 }
 
-// ledBy returns where the pairs lead that a query string begins with which has no shortcut
-// itself, or nil, and the idle lanes there. What comes behind those pairs, such as a token
-// that is never the same, changes nothing: of several values with a name the first counts.
+// ledBy returns where a query string that has no shortcut itself leads by what counts of it,
+// or nil, and the idle lanes there.
 func ledBy(s *shortcuts, query string) (*way, chan *lane) {
-	if s.pairs < 0 || len(query) > maxLedQuery {
+	if s.counts == nil || len(query) > maxLedQuery {
 		return nil, nil
 	}
-	lead := leading(query, s.pairs)
+	short := whatCounts(s.counts, query)
 	var idle chan *lane
 	s.mu.RLock()
-	to := s.known[lead]
+	to := s.known[short]
 	if to != nil {
 		idle = to.idle
 	}
@@ -77,28 +70,21 @@ func ledBy(s *shortcuts, query string) (*way, chan *lane) {
 	return to, idle
 }
 
-// maxLedQuery is the longest query string that is looked up by its beginning, in bytes: too
-// short for the 10,000 pairs beyond which net/url reads nothing.
-const maxLedQuery = 8 << 10
+// maxLedQuery is the longest query string that is searched for what counts of it, in bytes:
+// too short for that to take long, or for the 10,000 pairs beyond which net/url reads nothing.
+const maxLedQuery = 2 << 10
 
-// maxShortQuery is the longest query string, or beginning of one, that gets a shortcut, in
-// bytes.
+// maxShortQuery is the longest shortcut, in bytes.
 const maxShortQuery = 512
 
-// shortQuery returns what the shortcut of a request that has taken the long way is to go
-// by: its query string, or the beginning that has all that counts. False: it gets none.
-func shortQuery(m *middleware, query string) (string, bool) {
-	if m.short.pairs < 0 {
+// shortQuery returns what the shortcut of a request that has taken the long way is to go by.
+// False: it gets none.
+func shortQuery(s *shortcuts, query string) (string, bool) {
+	if s.counts == nil || len(query) > maxLedQuery {
 		return "", false
 	}
-	lead := leading(query, m.short.pairs)
-	if len(lead) > maxShortQuery {
-		return "", false // and no more is a query that is longer
-	}
-	if lead != query && !m.rule.filledBy(lead) {
-		lead = query
-	}
-	return lead, len(lead) <= maxShortQuery
+	short := whatCounts(s.counts, query)
+	return short, len(short) <= maxShortQuery
 }
 
 // put adds a shortcut.

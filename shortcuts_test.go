@@ -34,7 +34,7 @@ func shortTable(t *testing.T) (*pushingRedis, *table, *route, *shortcuts) {
 	t.Helper()
 	redis := redisWith(t, "a", "1", "10.0.0.1:1")
 	table := testTable(t, redis.addr, nil)
-	short := newShortcuts(3)
+	short := newShortcuts(nil)
 	table.join(context.Background(), short)
 	return redis, table, found(t, table), short
 }
@@ -109,7 +109,7 @@ func TestFewShortcutsLeadToARoute(t *testing.T) {
 func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	_, table, r, _ := shortTable(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	short := newShortcuts(3)
+	short := newShortcuts(nil)
 	table.join(ctx, short)
 	remember(table, r, short, "q")
 	known := reflect.ValueOf(short.all())
@@ -235,7 +235,11 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	twice, err := newRule(&Config{Key: "{a}-{query.a}", Field: "{b}"})
+	odd, err := newRule(&Config{Key: "{a}-{query.a}", Field: "{query.(b}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere, err := newRule(&Config{Key: "{a}-{header.A}", Field: "{b}"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,25 +250,32 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 	}{
 		{rule: usual, query: testQuery, want: testQuery},
 		{rule: usual, query: testQuery + "&token=abc", want: testQuery},
+		{rule: usual, query: "token=abc&" + testQuery, want: testQuery},
+		{rule: usual, query: "&" + testQuery + "&&", want: testQuery},
+		{rule: usual, query: "a=1&nodeName=wgamed&=&b&threadId=1&c=2&platform=dev&d=3;", want: testQuery},
 		{rule: usual, query: testQuery + "&token=" + strings.Repeat("x", long), want: testQuery},
-		{rule: usual, query: testQuery + "&nodeName=other&&=;", want: testQuery},
-		{rule: usual, query: testQuery + "&", want: testQuery},
-		{rule: usual, query: "platform=dev&threadId=1&nodeName=w%67amed&x", want: "platform=dev&threadId=1&nodeName=w%67amed"},
-		{rule: usual, query: "token=abc&" + testQuery, want: "token=abc&" + testQuery},
-		{rule: usual, query: "nodeName=a&nodeName=b&threadId=1&platform=dev", want: "nodeName=a&nodeName=b&threadId=1&platform=dev"},
-		{rule: usual, query: "&" + testQuery, want: "&" + testQuery},
-		// What cannot be read does not count, so these are found by what comes behind.
-		{rule: usual, query: "nodeName=a;&threadId=1&platform=dev&nodeName=b", want: "nodeName=a;&threadId=1&platform=dev&nodeName=b"},
-		{rule: usual, query: "nodeName=%&threadId=1&platform=dev&nodeName=b", want: "nodeName=%&threadId=1&platform=dev&nodeName=b"},
-		{rule: usual, query: "token=" + strings.Repeat("x", long) + "&" + testQuery, none: true},
+		{rule: usual, query: "token=" + strings.Repeat("x", long) + "&" + testQuery, want: testQuery},
+		{rule: usual, query: testQuery + "&token=" + strings.Repeat("x", maxLedQuery), none: true},
+		{rule: usual, query: "platform=dev&x=%41+&threadId=1&nodeName=w%67amed", want: "platform=dev&threadId=1&nodeName=w%67amed"},
+		// Of several values the first counts, but for those that cannot be read.
+		{rule: usual, query: testQuery + "&nodeName=other", want: testQuery + "&nodeName=other"},
+		{rule: usual, query: "nodeName=a;&nodeName=%&x=1&" + testQuery, want: "nodeName=a;&nodeName=%&" + testQuery},
+		{rule: usual, query: "nodeName&" + testQuery, want: "nodeName&" + testQuery},
+		// Names in disguise, and what may be taken for one.
+		{rule: usual, query: "x=1&%6eodeName=a&" + testQuery, want: "%6eodeName=a&" + testQuery},
+		{rule: usual, query: "a+b=1&c%=%&nodeNames=a&" + testQuery, want: "a+b=1&c%=%&nodeNames=a&" + testQuery},
+		{rule: usual, query: testQuery + "&nodeName=" + strings.Repeat("x", long), none: true},
 		{rule: fixed, query: "", want: ""},
 		{rule: fixed, query: "x=1&y=2", want: ""},
-		{rule: twice, query: "a=1&b=2&c=3", want: "a=1&b=2"},
+		{rule: odd, query: "c=1&(b=2&a=3&b=4", want: "(b=2&a=3"},
+		{rule: elsewhere, query: "a=1&b=2", none: true},
 	} {
-		m := &middleware{rule: c.rule, short: newShortcuts(len(c.rule.params))}
-		got, some := shortQuery(m, c.query)
+		got, some := shortQuery(newShortcuts(c.rule.counts), c.query)
 		if some == c.none || some && got != c.want {
 			t.Errorf("%q: %q, %v, want %q", c.query, got, some, c.want)
+		}
+		if some {
+			sameNode(t, c.rule, c.query)
 		}
 	}
 }
@@ -272,10 +283,9 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 // sameNode fails the test unless what a shortcut goes by means what the query means.
 func sameNode(t *testing.T, rule *rule, query string) {
 	t.Helper()
-	m := &middleware{rule: rule, short: newShortcuts(len(rule.params))}
-	short, some := shortQuery(m, query)
-	if !some || leading(query, m.short.pairs) != short {
-		return // or it is found by the whole
+	short, some := shortQuery(newShortcuts(rule.counts), query)
+	if !some {
+		return
 	}
 	of := func(query string) string {
 		key, field, err := rule.apply(&http.Request{URL: &url.URL{RawQuery: query}})
@@ -334,14 +344,15 @@ func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
 		query string
 		taken bool
 	}{
-		{"&token=1", true},
-		{"&nodeName=other", true},
-		{"&token=" + strings.Repeat("x", maxShortQuery), true},
-		{"&token=" + strings.Repeat("x", maxLedQuery), false},
-		{"x&token=1", false},
+		{testQuery + "&token=1", true},
+		{"token=1&" + testQuery, true},
+		{testQuery + "&token=" + strings.Repeat("x", maxShortQuery), true},
+		{testQuery + "&token=" + strings.Repeat("x", maxLedQuery), false},
+		{testQuery + "x&token=1", false},
+		{testQuery + "&nodeName=other", false},
 	} {
 		url := shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
-		_, reader := rawClient(t, url[:strings.Index(url, "/ws")], "GET /ws?"+testQuery+c.query+" HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, reader := rawClient(t, url[:strings.Index(url, "/ws")], "GET /ws?"+c.query+" HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		response, err := http.ReadResponse(reader, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -355,7 +366,7 @@ func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
 			t.Errorf("a handshake with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
 		}
 		url = shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
-		if _, body := get(t, url+c.query); (body == "shortcut") != c.taken {
+		if _, body := get(t, strings.Replace(url, testQuery, c.query, 1)); (body == "shortcut") != c.taken {
 			t.Errorf("a plain request with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
 		}
 	}

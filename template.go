@@ -18,11 +18,10 @@ const maxValue = 256
 
 // rule makes the Redis key and field of a request.
 type rule struct {
-	key       *template
-	field     *template // no parts: the key is a string
-	queryOnly bool      // nothing but the query string counts
-	params    []string  // of the query string, each once
-	names     string    // what is taken from the request, for people: "platform, nodeName"
+	key    *template
+	field  *template      // no parts: the key is a string
+	counts *regexp.Regexp // the pairs of a query string that may count; nil: more than it counts
+	names  string         // what is taken from the request, for people: "platform, nodeName"
 }
 
 // newRule parses and checks the templates of a configuration.
@@ -38,22 +37,25 @@ func newRule(config *Config) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &rule{key: key, field: field, queryOnly: true}
-	var names []string
-	seen := map[string]bool{}
+	u := &rule{key: key, field: field}
+	queryOnly := true
+	var names, params []string
 	for _, p := range append(append([]*part{}, key.parts...), field.parts...) {
 		if p.source == fromTemplate {
 			continue
 		}
 		names = append(names, p.shown)
-		if p.source != fromQuery {
-			u.queryOnly = false
-		} else if !seen[p.text] {
-			seen[p.text] = true
-			u.params = append(u.params, p.text)
+		if p.source == fromQuery {
+			params = append(params, regexp.QuoteMeta(p.text))
+		} else {
+			queryOnly = false
 		}
 	}
 	u.names = strings.Join(names, ", ")
+	if queryOnly {
+		// Those whose names begin as one of the parameters', or may be one of these in disguise.
+		u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
+	}
 	return u, nil
 }
 
@@ -70,17 +72,6 @@ func (u *rule) apply(r *http.Request) (string, string, error) {
 		return key, "", err
 	}
 	return key, field, nil
-}
-
-// filledBy tells whether a query string has a value for each parameter.
-func (u *rule) filledBy(query string) bool {
-	values, _ := url.ParseQuery(query)
-	for _, name := range u.params {
-		if values.Get(name) == "" {
-			return false
-		}
-	}
-	return true
 }
 
 // template is text with placeholders for a request's values.
