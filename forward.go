@@ -77,8 +77,9 @@ type attempt struct {
 	route  *route // nil: it took a shortcut; see routeOf
 	found  string // how the route was found; "": it took a shortcut
 	way    *way
-	second bool        // to the node that took over from one that could not be dialed
-	body   *clientBody // what the request brings, if it does
+	asked  *http.Request // as the client sent it; nil: what is forwarded says as much of the route
+	second bool          // to the node that took over from one that could not be dialed
+	body   *clientBody   // what the request brings, if it does
 }
 
 // lookAgainAfter bounds what a storm of requests to a node that does not answer
@@ -166,15 +167,21 @@ func (m *middleware) attemptOf(out *http.Request, to *way) *attempt {
 	if out.Response == nil {
 		return &attempt{m: m, way: to}
 	}
-	return out.Response.Request.Context().Value(attemptKey{}).(*attempt)
+	from := out.Response.Request
+	if from.URL != nil { // not mark's: see plain
+		return &attempt{m: m, way: to, asked: from}
+	}
+	return from.Context().Value(attemptKey{}).(*attempt)
 }
 
 // routeOf returns the key and field that a request asks for, with the node that it
-// was forwarded to. One that took a shortcut has to be read again: its query says
-// all about it.
+// was forwarded to. One that took a shortcut has to be read again.
 func (a *attempt) routeOf(r *http.Request) (*route, error) {
 	if a.route != nil {
 		return a.route, nil
+	}
+	if a.asked != nil {
+		r = a.asked
 	}
 	key, field, err := a.m.rule.apply(r)
 	return &route{key: key, field: field, node: a.way.node}, err

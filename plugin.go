@@ -232,7 +232,7 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 		ways:           &memo{max: maxWays},
 	}
 	if !m.debugHeaders && !m.service {
-		m.short.counts = rule.counts
+		m.short.rule = rule
 	}
 	m.table.join(ctx, m.short)
 	return m, nil
@@ -258,8 +258,8 @@ func longWay(m *middleware, w http.ResponseWriter, r *http.Request) {
 		a.callService(w, r)
 		return
 	}
-	if query, short := shortQuery(m.short, r.URL.RawQuery); short {
-		m.table.remember(route, m.short, query, a.way)
+	if short, ok := shortcutOf(m.short, r); ok {
+		m.table.remember(route, m.short, short, a.way)
 	}
 	m.forward(w, r, a)
 }

@@ -4,20 +4,17 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"reflect"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
 )
 
-// shortcuts leads the query strings that one middleware has seen to the nodes
-// that they mean. What is in it is true: the table puts nothing else there, and
+// shortcuts leads what one middleware has seen of requests, mostly query strings, to the
+// nodes that it means. What is in it is true: the table puts nothing else there, and
 // takes it away in the moment in which it learns that it may no longer be, so
 // whoever finds something here need not ask.
 type shortcuts struct {
-	// counts is rule.counts: a query string is known by what may count of it. nil: there are
-	// no shortcuts.
-	counts *regexp.Regexp
+	rule *rule // says what counts of a request; nil: there are no shortcuts
 
 	mu    sync.RWMutex
 	known map[string]*way // never another map but by end: handler has this one
@@ -43,23 +40,29 @@ type way struct {
 	idle     chan *lane // of its lanes, nil: it has had none; guarded by the mu of the shortcuts that lead here
 }
 
-func newShortcuts(counts *regexp.Regexp) *shortcuts {
-	return &shortcuts{counts: counts, known: map[string]*way{}}
+func newShortcuts(rule *rule) *shortcuts {
+	return &shortcuts{rule: rule, known: map[string]*way{}}
 }
 
-// whatCounts is a query string without the pairs that key and field do not need, such as a
-// token that is never the same.
-func whatCounts(counts *regexp.Regexp, query string) string {
-	return strings.TrimPrefix(strings.Join(counts.FindAllString("&"+query, -1), ""), "&")
+// whatCounts is what a request is known by: its query string without the pairs that key
+// and field do not need, such as a token that is never the same, and behind that what they
+// take from elsewhere, each after a character that no query string has. No value that may be
+// in a key has it either.
+func whatCounts(u *rule, r *http.Request) string {
+	text := strings.TrimPrefix(strings.Join(u.counts.FindAllString("&"+r.URL.RawQuery, -1), ""), "&")
+	for _, p := range u.beside {
+		text += "\n" + p.value(r)
+	}
+	return text
 }
 
-// ledBy returns where a query string that has no shortcut itself leads by what counts of it,
-// or nil, and the idle lanes there.
-func ledBy(s *shortcuts, query string) (*way, chan *lane) {
-	if s.counts == nil || len(query) > maxLedQuery {
+// ledBy returns where a request leads by what counts of it, where its query string alone has
+// no shortcut, or nil, and the idle lanes there.
+func ledBy(s *shortcuts, r *http.Request) (*way, chan *lane) {
+	if s.rule == nil || len(r.URL.RawQuery) > maxLedQuery {
 		return nil, nil
 	}
-	short := whatCounts(s.counts, query)
+	short := whatCounts(s.rule, r)
 	var idle chan *lane
 	s.mu.RLock()
 	to := s.known[short]
@@ -74,17 +77,17 @@ func ledBy(s *shortcuts, query string) (*way, chan *lane) {
 // too short for that to take long, or for the 10,000 pairs beyond which net/url reads nothing.
 const maxLedQuery = 2 << 10
 
-// maxShortQuery is the longest shortcut, in bytes.
-const maxShortQuery = 512
+// maxShort is the longest shortcut, in bytes.
+const maxShort = 512
 
-// shortQuery returns what the shortcut of a request that has taken the long way is to go by.
+// shortcutOf returns what the shortcut of a request that has taken the long way is to go by.
 // False: it gets none.
-func shortQuery(s *shortcuts, query string) (string, bool) {
-	if s.counts == nil || len(query) > maxLedQuery {
+func shortcutOf(s *shortcuts, r *http.Request) (string, bool) {
+	if s.rule == nil || len(r.URL.RawQuery) > maxLedQuery {
 		return "", false
 	}
-	short := whatCounts(s.counts, query)
-	return short, len(short) <= maxShortQuery
+	short := whatCounts(s.rule, r)
+	return short, len(short) <= maxShort
 }
 
 // put adds a shortcut.
@@ -191,7 +194,10 @@ func (m *middleware) handler() http.Handler {
 // or is not a GET without a body.
 func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
 	if to == nil && r.ContentLength == 0 {
-		led, idle := ledBy(m.short, r.URL.RawQuery)
+		led, idle := ledBy(m.short, r)
+		if led != nil && len(m.rule.beside) > 0 {
+			r.Response = &http.Response{Request: r} // for attemptOf: the proxy changes Host and path
+		}
 		if len(idle) > spareLanes && r.Method == http.MethodGet {
 			l := <-idle
 			ride(idle, l, w, r)

@@ -226,7 +226,7 @@ func TestOnlyAPlainRequestTakesAShortcut(t *testing.T) {
 }
 
 func TestWhatAShortcutGoesBy(t *testing.T) {
-	const long = maxShortQuery
+	const long = maxShort
 	usual, err := newRule(testConfig("127.0.0.1:1"))
 	if err != nil {
 		t.Fatal(err)
@@ -236,10 +236,6 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	odd, err := newRule(&Config{Key: "{a}-{query.a}", Field: "{query.(b}"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	elsewhere, err := newRule(&Config{Key: "{a}-{header.A}", Field: "{b}"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,31 +264,133 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 		{rule: fixed, query: "", want: ""},
 		{rule: fixed, query: "x=1&y=2", want: ""},
 		{rule: odd, query: "c=1&(b=2&a=3&b=4", want: "(b=2&a=3"},
-		{rule: elsewhere, query: "a=1&b=2", none: true},
 	} {
-		got, some := shortQuery(newShortcuts(c.rule.counts), c.query)
+		got, some := shortcutOf(newShortcuts(c.rule), asking(c.query))
 		if some == c.none || some && got != c.want {
 			t.Errorf("%q: %q, %v, want %q", c.query, got, some, c.want)
 		}
-		if some {
-			sameNode(t, c.rule, c.query)
-		}
+		sameNode(t, c.rule, c.query)
 	}
+}
+
+// asking is a request with a query string.
+func asking(query string) *http.Request {
+	return &http.Request{URL: &url.URL{RawQuery: query}}
 }
 
 // sameNode fails the test unless what a shortcut goes by means what the query means.
 func sameNode(t *testing.T, rule *rule, query string) {
 	t.Helper()
-	short, some := shortQuery(newShortcuts(rule.counts), query)
+	short, some := shortcutOf(newShortcuts(rule), asking(query))
 	if !some {
 		return
 	}
 	of := func(query string) string {
-		key, field, err := rule.apply(&http.Request{URL: &url.URL{RawQuery: query}})
+		key, field, err := rule.apply(asking(query))
 		return fmt.Sprint(key, " ", field, " ", err)
 	}
 	if got, want := of(short), of(query); got != want {
 		t.Errorf("%q leads to %s, %q to %s", short, got, query, want)
+	}
+}
+
+// What key and field take from elsewhere is part of a shortcut, and nothing else is: two
+// requests have the same one where they lead to the same node, of those that lead to one.
+func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
+	var requests []*http.Request
+	for _, url := range []string{"http://a/x/y", "http://a:80/x/y?token=1", "http://b/x/y?token=2", "http://a/y/x", "http://a/x%0Ay/z", "http://a/x/y%0Az", "http://a/x", "http://a/xy", "http://a/x?a=y", "http://a/?a=yx", "http://a/x%20y/"} {
+		for _, header := range []http.Header{{}, {"Shard": {"x"}}, {"Shard": {"y", "x"}}, {"Cookie": {"shard=x; b=y"}}, {"Cookie": {"shard=y"}, "Shard": {"x"}}} {
+			r := httptest.NewRequest("GET", url, nil)
+			r.Header = header
+			requests = append(requests, r)
+		}
+	}
+	for _, key := range []string{"{header.Shard}", "{cookie.shard}", "{host}", "{path.1}", "{path.1}/{path.2}", "{header.Shard}{host}{cookie.shard}", "{a}{path.1}"} {
+		rule, err := newRule(&Config{Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		short := newShortcuts(rule)
+		some, same := 0, 0
+		for _, one := range requests {
+			key, _, err := rule.apply(one)
+			if err != nil {
+				continue
+			}
+			some++
+			of, ok := shortcutOf(short, one)
+			if !ok {
+				t.Errorf("%s: %s has no shortcut", rule.names, one.URL)
+			}
+			for _, other := range requests {
+				another, _, err := rule.apply(other)
+				got, _ := shortcutOf(short, other)
+				if got == of != (err == nil && another == key) {
+					t.Errorf("%s: %s %v has the shortcut %q and %s %v has %q; keys %q, %q, %v", rule.names, one.URL, one.Header, of, other.URL, other.Header, got, key, another, err)
+				} else if got == of && other != one {
+					same++
+				}
+			}
+		}
+		if some == 0 || same == 0 {
+			t.Errorf("%s: %d requests lead somewhere, %d to the same", rule.names, some, same)
+		}
+	}
+}
+
+// A node that could not be dialed is looked up by what the client has asked for, which
+// a proxy changes: Host, and the path.
+func TestADeadNodeIsLookedUpByWhatTheClientAskedFor(t *testing.T) {
+	for _, c := range []struct{ field, value, path string }{
+		{"{path.2}", "1", "/ws/1"},
+		{"{host}", "game.example", "/"},
+		{"{header.X-Thread}", "1", "/"},
+		{"{threadId}", "1", "/?threadId=1"},
+	} {
+		for _, handshake := range []bool{false, true} {
+			redis := redisWith(t, "key", c.value, "http://"+refused(t)+"/base")
+			config := testConfig(redis.addr)
+			config.Key, config.Field, config.PassHostHeader = "key", c.field, false
+			ctx, cancel := context.WithCancel(context.Background())
+			m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			gateway := httptest.NewServer(m.handler())
+			waitFor(t, "the link", m.table.connected)
+			ask := func() string {
+				request, err := http.NewRequest("GET", gateway.URL+c.path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				request.Host = "game.example"
+				request.Header.Set("X-Thread", "1")
+				if handshake {
+					request.Header.Set("Connection", "Upgrade")
+					request.Header.Set("Upgrade", "websocket")
+				}
+				response, err := http.DefaultClient.Do(request)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer response.Body.Close()
+				body, err := io.ReadAll(response.Body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(body)
+			}
+			dead := ask()
+			redis.hset("key", c.value, testNode(t, "alive")) // without a push, which would end the shortcut
+			if n := len(m.short.all()); n != 1 || !strings.HasPrefix(dead, "node-down") {
+				t.Errorf("%s: %d shortcuts, want one, after %q", c.field, n, dead)
+			}
+			if got := ask(); got != "alive" {
+				t.Errorf("%s, handshake %v: got %q, want the node that Redis names", c.field, handshake, got)
+			}
+			gateway.Close()
+			cancel()
+		}
 	}
 }
 
@@ -304,7 +402,7 @@ func TestTokensMakeNoShortcutsOfTheirOwn(t *testing.T) {
 	}{
 		{"by default", func(_ *Config) {}, 1},
 		{"with debugHeaders", func(c *Config) { c.DebugHeaders = true }, 0},
-		{"with a header in the field", func(c *Config) { c.Field = "{header.X-Thread}" }, 0},
+		{"with a header in the field", func(c *Config) { c.Field = "{header.X-Thread}" }, 1},
 	} {
 		redis := redisWith(t, "game-server_dev_node_wgamed", "1", testNode(t, "the node"))
 		config := testConfig(redis.addr)
@@ -346,7 +444,7 @@ func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
 	}{
 		{testQuery + "&token=1", true},
 		{"token=1&" + testQuery, true},
-		{testQuery + "&token=" + strings.Repeat("x", maxShortQuery), true},
+		{testQuery + "&token=" + strings.Repeat("x", maxShort), true},
 		{testQuery + "&token=" + strings.Repeat("x", maxLedQuery), false},
 		{testQuery + "x&token=1", false},
 		{testQuery + "&nodeName=other", false},

@@ -20,7 +20,8 @@ const maxValue = 256
 type rule struct {
 	key    *template
 	field  *template      // no parts: the key is a string
-	counts *regexp.Regexp // the pairs of a query string that may count; nil: more than it counts
+	counts *regexp.Regexp // the pairs of a query string that may count
+	beside []*part        // what else of a request does
 	names  string         // what is taken from the request, for people: "platform, nodeName"
 }
 
@@ -38,24 +39,21 @@ func newRule(config *Config) (*rule, error) {
 		return nil, err
 	}
 	u := &rule{key: key, field: field}
-	queryOnly := true
 	var names, params []string
 	for _, p := range append(append([]*part{}, key.parts...), field.parts...) {
-		if p.source == fromTemplate {
+		switch p.source {
+		case fromTemplate:
 			continue
+		case fromQuery:
+			params = append(params, regexp.QuoteMeta(p.text))
+		default:
+			u.beside = append(u.beside, p)
 		}
 		names = append(names, p.shown)
-		if p.source == fromQuery {
-			params = append(params, regexp.QuoteMeta(p.text))
-		} else {
-			queryOnly = false
-		}
 	}
 	u.names = strings.Join(names, ", ")
-	if queryOnly {
-		// Those whose names begin as one of the parameters', or may be one of these in disguise.
-		u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
-	}
+	// Those whose names begin as one of the parameters', or may be one of these in disguise.
+	u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
 	return u, nil
 }
 

@@ -128,7 +128,7 @@ func work(u *usher) {
 			to = m.short.known[r.URL.RawQuery]
 			m.short.mu.RUnlock()
 			if to == nil {
-				to, _ = ledBy(m.short, r.URL.RawQuery)
+				to, _ = ledBy(m.short, r)
 			}
 			if to == nil || // not isUpgrade, which would cost a call:
 				!usual && !namesUpgrade(connection) || header["Upgrade"] == nil || r.ContentLength != 0 || r.ProtoMajor != 1 {
