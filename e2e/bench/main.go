@@ -229,6 +229,12 @@ func newGroundAt(node place, v variant) (g *ground, err error) {
 	maps.Copy(options, v.options)
 	conf := stack.Game(options)
 	conf.Routers["static"] = stack.Router{Rule: "Path(`/static`)", Service: "static"}
+	if v.inPath {
+		inPath := maps.Clone(options)
+		inPath["key"], inPath["field"] = "game-server_{path.2}_node_{path.3}", "{path.4}"
+		conf.Routers["path"] = stack.Router{Rule: "PathPrefix(`/path/`)", Middlewares: []string{"path"}}
+		conf.Middlewares["path"] = inPath
+	}
 	conf.Routers["itself"] = stack.Router{Rule: "Path(`/itself`)", Service: "ping@internal"}
 	if v.secure {
 		for name, router := range conf.Routers {

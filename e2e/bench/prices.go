@@ -13,6 +13,7 @@ type variant struct {
 	options   stack.Options
 	accessLog bool
 	secure    bool   // clients speak TLS
+	inPath    bool   // there is a route, too, whose key and field are made of the path
 	prefix    string // of the names of pages and figures
 }
 

@@ -7,15 +7,15 @@ import (
 	"github.com/lifesix/dynamicforward/e2e/stack"
 )
 
-// measureTokens says what a handshake takes whose query string is never the same, and
-// writes tokens.md.
+// measureTokens says what a handshake takes whose query string is never the same, or whose
+// node is named in its path, and writes tokens.md.
 func measureTokens(s settings, out string) error {
 	node, err := stack.StartEchoNode()
 	if err != nil {
 		return err
 	}
 	defer node.Stop()
-	g, err := newGroundTo(node.Addr(), plain)
+	g, err := newGroundTo(node.Addr(), variant{name: "none", inPath: true})
 	if err != nil {
 		return err
 	}
@@ -25,6 +25,8 @@ func measureTokens(s settings, out string) error {
 	var used atomic.Int64
 	token := func() string { return fmt.Sprintf("token=%032x", used.Add(1)) }
 	static, plugin := g.gateways()[0], g.gateways()[1]
+	inPath := plugin
+	inPath.path = "/path/dev/n1/1"
 	var all []gateway
 	for _, c := range []struct {
 		key, name string
@@ -35,6 +37,7 @@ func measureTokens(s settings, out string) error {
 		{"none", "plugin, without one", plugin, nil},
 		{"behind", "plugin, a token behind the parameters that it needs", plugin, func() string { return toN1 + "&" + token() }},
 		{"before", "plugin, a token before them", plugin, func() string { return token() + "&" + toN1 }},
+		{"path", "plugin, a token in the query string, and all that it needs in the path", inPath, token},
 	} {
 		c.of.key, c.of.name, c.of.query = c.key, c.name, c.query
 		all = append(all, c.of)
