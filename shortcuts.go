@@ -46,10 +46,18 @@ func newShortcuts(rule *rule) *shortcuts {
 
 // whatCounts is what a request is known by: its query string without the pairs that key
 // and field do not need, such as a token that is never the same, and behind that what they
-// take from elsewhere, each after a character that no query string has. No value that may be
-// in a key has it either.
+// take from elsewhere, or more, each after a character that no query string has. No value
+// that may be in a key has it either, so two requests that are known by the same lead to the
+// same.
 func whatCounts(u *rule, r *http.Request) string {
 	text := strings.TrimPrefix(strings.Join(u.counts.FindAllString("&"+r.URL.RawQuery, -1), ""), "&")
+	if u.segments > 0 {
+		segments := strings.SplitN(r.URL.EscapedPath(), "/", u.segments+2) // the first is before the first slash
+		if len(segments)-1 > u.segments {
+			segments = segments[:u.segments+1]
+		}
+		text += "\n" + strings.Join(segments, "/")
+	}
 	for _, p := range u.beside {
 		text += "\n" + p.value(r)
 	}
@@ -195,7 +203,7 @@ func (m *middleware) handler() http.Handler {
 func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
 	if to == nil && r.ContentLength == 0 {
 		led, idle := ledBy(m.short, r)
-		if led != nil && len(m.rule.beside) > 0 {
+		if led != nil && (m.rule.segments > 0 || len(m.rule.beside) > 0) {
 			r.Response = &http.Response{Request: r} // for attemptOf: the proxy changes Host and path
 		}
 		if len(idle) > spareLanes && r.Method == http.MethodGet {

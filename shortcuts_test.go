@@ -297,6 +297,7 @@ func sameNode(t *testing.T, rule *rule, query string) {
 // What key and field take from elsewhere is part of a shortcut, and nothing else is: two
 // requests have the same one where they lead to the same node, of those that lead to one.
 func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
+	const far = "9223372036854775807" // nobody has so many segments
 	var requests []*http.Request
 	for _, url := range []string{"http://a/x/y", "http://a:80/x/y?token=1", "http://b/x/y?token=2", "http://a/y/x", "http://a/x%0Ay/z", "http://a/x/y%0Az", "http://a/x", "http://a/xy", "http://a/x?a=y", "http://a/?a=yx", "http://a/x%20y/"} {
 		for _, header := range []http.Header{{}, {"Shard": {"x"}}, {"Shard": {"y", "x"}}, {"Cookie": {"shard=x; b=y"}}, {"Cookie": {"shard=y"}, "Shard": {"x"}}} {
@@ -305,7 +306,7 @@ func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
 			requests = append(requests, r)
 		}
 	}
-	for _, key := range []string{"{header.Shard}", "{cookie.shard}", "{host}", "{path.1}", "{path.1}/{path.2}", "{header.Shard}{host}{cookie.shard}", "{a}{path.1}"} {
+	for _, key := range []string{"{header.Shard}", "{cookie.shard}", "{host}", "{path.1}", "{path.1}/{path.2}", "{header.Shard}{host}{cookie.shard}", "{a}{path.1}", "{path.1}{path." + far + "}"} {
 		rule, err := newRule(&Config{Key: key})
 		if err != nil {
 			t.Fatal(err)
@@ -313,12 +314,12 @@ func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
 		short := newShortcuts(rule)
 		some, same := 0, 0
 		for _, one := range requests {
+			of, ok := shortcutOf(short, one)
 			key, _, err := rule.apply(one)
 			if err != nil {
 				continue
 			}
 			some++
-			of, ok := shortcutOf(short, one)
 			if !ok {
 				t.Errorf("%s: %s has no shortcut", rule.names, one.URL)
 			}
@@ -332,7 +333,7 @@ func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
 				}
 			}
 		}
-		if some == 0 || same == 0 {
+		if some == 0 && !strings.Contains(key, far) || some > 0 && same == 0 {
 			t.Errorf("%s: %d requests lead somewhere, %d to the same", rule.names, some, same)
 		}
 	}

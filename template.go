@@ -18,11 +18,14 @@ const maxValue = 256
 
 // rule makes the Redis key and field of a request.
 type rule struct {
-	key    *template
-	field  *template      // no parts: the key is a string
-	counts *regexp.Regexp // the pairs of a query string that may count
-	beside []*part        // what else of a request does
-	names  string         // what is taken from the request, for people: "platform, nodeName"
+	key   *template
+	field *template // no parts: the key is a string
+	names string    // what is taken from the request, for people: "platform, nodeName"
+
+	// What counts of a request: see whatCounts.
+	counts   *regexp.Regexp // the pairs of a query string that may
+	segments int            // so many of the path, from its beginning
+	beside   []*part        // headers and the like
 }
 
 // newRule parses and checks the templates of a configuration.
@@ -46,6 +49,10 @@ func newRule(config *Config) (*rule, error) {
 			continue
 		case fromQuery:
 			params = append(params, regexp.QuoteMeta(p.text))
+		case fromPath:
+			if p.index > u.segments {
+				u.segments = p.index
+			}
 		default:
 			u.beside = append(u.beside, p)
 		}
