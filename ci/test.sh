@@ -11,6 +11,7 @@ total_passed=0
 total_failed=0
 summary=""
 failed_tests=""
+failures_said=""
 
 # step NAME COMMAND...: runs one part and says how it went; its output is shown
 # when it fails.
@@ -30,27 +31,39 @@ step() {
   fi
 }
 
-# failures_of LOG: what the tests said that failed.
+# failures_of LOG: what the tests said that failed, each below its name, and what there is
+# of a panic, or of a package that could not be built.
 failures_of() {
   awk '
     /^=== (RUN|CONT|NAME) / { test = $3; next }
-    /^ *--- FAIL: / { printf "%s%s\n", said[$3], $0; delete said[$3]; next }
-    /^ *(=== PAUSE|--- (PASS|SKIP): )/ { next }
+    /^ *=== PAUSE / { next }
+    /^ *--- (PASS|SKIP): / { delete said[$3]; next }
+    /^ *--- FAIL: / { printf "%s\n%s", $0, said[$3]; delete said[$3]; next }
     { said[test] = said[test] $0 "\n" }
+    END { for (test in said) if (said[test] ~ /(^|\n)(panic: |fatal error: |FAIL\t[^\n]*\[(build|setup) failed\])/) printf "%s", said[test] }
   ' "$1"
 }
 
-# count NAME WHERE: adds a test log to the summary, and of tests that failed what they
-# said themselves.
+# shown is how many lines of a failed part the summary repeats.
+shown=60
+
+# count NAME WHERE: adds a test log to the summary: of tests that failed their names, and
+# what they said themselves.
 count() {
-  local log=.build/${1// /-}.log passed failed
+  local log=.build/${1// /-}.log passed failed said
   passed=$(grep -acE '^\s*--- PASS' "$log")
   failed=$(grep -acE '^\s*--- FAIL' "$log")
   total_passed=$((total_passed + passed))
   total_failed=$((total_failed + failed))
   if [ "$failed" -gt 0 ]; then
-    failed_tests+=$(failures_of "$log" | grep -aE '^ *(--- FAIL: |[a-z0-9_]+_test\.go:[0-9]+: )' |
-      cut -c1-700 | head -n 60 | sed "s|^ *--- FAIL|  $2: &|")$'\n'
+    failed_tests+=$(grep -aE '^\s*--- FAIL' "$log" | sed "s|^ *--- FAIL|  $2: &|")$'\n'
+  fi
+  said=$(failures_of "$log" | grep -aE '^ *(--- FAIL: |[A-Za-z0-9_./-]+\.(go|s):[0-9]+:|panic: |fatal error: |WARNING: DATA RACE|FAIL	)| ERR .*panic' | cut -c1-700)
+  if [ -n "$said" ]; then
+    failures_said+=$(head -n $shown <<<"$said")$'\n'
+    if [ "$(wc -l <<<"$said")" -gt $shown ]; then
+      failures_said+="  ... and more: $log"$'\n'
+    fi
   fi
   summary+=$(printf '%-28s %4d passed, %d failed' "$2" "$passed" "$failed")$'\n'
   if [ "$passed" -eq 0 ]; then
@@ -107,6 +120,9 @@ echo
 echo "$summary"
 if [ "$failures" -gt 0 ] && [ "$total_failed" -eq 0 ]; then
   total_failed=$failures
+fi
+if [ -n "$failures_said" ]; then
+  printf 'What failed said:\n%s\n' "$failures_said"
 fi
 if [ -n "$failed_tests" ]; then
   printf 'Failed:\n%s\n' "$failed_tests"
