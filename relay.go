@@ -65,7 +65,7 @@ type tunnel struct {
 	half    atomic.Int64  // the moment until which the other side may go on; 0: none is done
 	ended   atomic.Int32  // directions that do not go on
 	broken  atomic.Bool   // one of them has closed both connections, in takeStockInTurn
-	plain   bool          // neither side speaks TLS, whose end may take time, and place is all that it holds
+	plain   bool          // neither side speaks TLS, whose end may take time, and no table watches it
 	place   *crowd        // in the census; nil: it has none yet
 	watched *watched      // with websocket.closeOnRouteChange
 	silence *silence      // with websocket.idleTimeout
@@ -273,13 +273,16 @@ func takeStockInTurn() {
 			d.to.Close()
 			d.from.Close()
 		}
-		if t.ended.Add(1) == 2 { // as leave does it
+		if t.ended.Add(1) == 2 { // as leave and over do it
 			everybody.mu.Lock()
 			t.place.count--
 			if t.place.count == 0 {
 				delete(everybody.nodes, t.place.address)
 			}
 			everybody.mu.Unlock()
+			if t.over != nil {
+				close(t.over)
+			}
 		}
 		d.t = nil
 		if len(d.buffer) > smallBuffer {

@@ -566,9 +566,16 @@ func (q *requests) wantOver(t *testing.T, what string) {
 // However a session ends, its request does when websocket.waitForEnd is set, and no
 // sooner. Its place is free by then.
 func TestARequestLastsAsLongAsItsSession(t *testing.T) {
+	requestsLast(t, false)
+	requestsLast(t, true)
+}
+
+// requestsLast tries it, with closeOnRouteChange or without.
+func requestsLast(t *testing.T, watched bool) {
+	t.Helper()
 	wait := func(c *Config) {
 		c.WebSocket.WaitForEnd = true
-		c.WebSocket.CloseOnRouteChange = true
+		c.WebSocket.CloseOnRouteChange = watched
 		c.WebSocket.MaxPerNode = 1
 	}
 	w := newSessionWorld(t, wait)
@@ -578,6 +585,7 @@ func TestARequestLastsAsLongAsItsSession(t *testing.T) {
 		<-q.begun
 		q.wantOver(t, path)
 	}
+	const routeGoes = "the route goes"
 	for _, c := range []struct {
 		name string
 		end  func(p *player)
@@ -588,11 +596,14 @@ func TestARequestLastsAsLongAsItsSession(t *testing.T) {
 			p.conn.Close()
 		}},
 		{"the client is done", func(p *player) { _ = p.conn.(*net.TCPConn).CloseWrite() }},
-		{"the route goes", func(_ *player) {
+		{routeGoes, func(_ *player) {
 			w.redis.del(wgamedKey)
 			w.redis.push(t, wgamedKey)
 		}},
 	} {
+		if c.name == routeGoes && !watched {
+			continue
+		}
 		p := w.play("/ws", "1")
 		p.wantEcho()
 		p.wantEcho()

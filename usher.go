@@ -294,7 +294,7 @@ func work(u *usher) {
 		if m.sessions.bounded {
 			result = bound(t, m, a, to, r)
 		}
-		t.plain = !to.secure && r.TLS == nil && !m.sessions.bounded
+		t.plain = !to.secure && r.TLS == nil && t.watched == nil
 		up = <-pumps
 		if len(pumps) == 0 {
 			pumpsWanted <- true
