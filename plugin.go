@@ -172,7 +172,7 @@ type middleware struct {
 	debugHeaders   bool
 	sessions       *sessionSettings
 	current        func() bool // there was no reload since
-	short          *shortcuts  // query string -> node, for the most of requests
+	short          *shortcuts  // what counts of a request -> node, for most requests
 	ways           *memo       // address -> *way
 }
 

@@ -443,6 +443,7 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{func(c *Config) { c.Key = "a{}" }, `key: "a{}" has {} at character 2: unknown placeholder: use {project}, {host}`},
 		{func(c *Config) { c.Key = "{node name}" }, `key: "{node name}" has {node name} at character 1: unknown placeholder`},
 		{func(c *Config) { c.Field = "{body.x}" }, `field: "{body.x}" has {body.x} at character 1: unknown placeholder`},
+		{func(c *Config) { c.Key = "{a\xff}" }, `key: "{a\xff}" has {a` + "\xff" + `} at character 1: unknown placeholder`},
 		{func(c *Config) { c.Field = "{query.}" }, `field: "{query.}" has {query.} at character 1: unknown placeholder`},
 		{func(c *Config) { c.Field = "{path.0}" }, `field: "{path.0}" has {path.0} at character 1: path segments are numbered from 1`},
 		{func(c *Config) { c.Field = "{header.host}" }, `field: "{header.host}" has {header.host} at character 1: use {host}`},

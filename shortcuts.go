@@ -46,11 +46,14 @@ func newShortcuts(rule *rule) *shortcuts {
 
 // whatCounts is what a request is known by: its query string without the pairs that key
 // and field do not need, such as a token that is never the same, and behind that what they
-// take from elsewhere, or more, each after a character that no query string has. No value
+// take from elsewhere, and maybe more, each after a character that no query string has. No value
 // that may be in a key has it either, so two requests that are known by the same lead to the
 // same.
 func whatCounts(u *rule, r *http.Request) string {
-	text := strings.TrimPrefix(strings.Join(u.counts.FindAllString("&"+r.URL.RawQuery, -1), ""), "&")
+	text := ""
+	if u.counts != nil {
+		text = strings.TrimPrefix(strings.Join(u.counts.FindAllString("&"+r.URL.RawQuery, -1), ""), "&")
+	}
 	if u.segments > 0 {
 		segments := strings.SplitN(r.URL.EscapedPath(), "/", u.segments+2) // the first is before the first slash
 		if len(segments)-1 > u.segments {
@@ -95,13 +98,13 @@ func shortcutOf(s *shortcuts, r *http.Request) (string, bool) {
 		return "", false
 	}
 	short := whatCounts(s.rule, r)
-	return short, len(short) <= maxShort
+	return strings.Clone(short), len(short) <= maxShort // it may be part of a query string that is long
 }
 
 // put adds a shortcut.
-func (s *shortcuts) put(query string, to *way) {
+func (s *shortcuts) put(short string, to *way) {
 	s.mu.Lock()
-	s.known[query] = to
+	s.known[short] = to
 	s.mu.Unlock()
 }
 
@@ -113,9 +116,9 @@ func (s *shortcuts) open(to *way, idle chan *lane) {
 }
 
 // remove removes a shortcut.
-func (s *shortcuts) remove(query string) {
+func (s *shortcuts) remove(short string) {
 	s.mu.Lock()
-	delete(s.known, query)
+	delete(s.known, short)
 	s.mu.Unlock()
 }
 

@@ -235,7 +235,7 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	odd, err := newRule(&Config{Key: "{a}-{query.a}", Field: "{query.(b}"})
+	odd, err := newRule(&Config{Key: "{a}-{query.a}-{query.é}", Field: "{query.b)}"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,11 +259,12 @@ func TestWhatAShortcutGoesBy(t *testing.T) {
 		{rule: usual, query: "nodeName&" + testQuery, want: "nodeName&" + testQuery},
 		// Names in disguise, and what may be taken for one.
 		{rule: usual, query: "x=1&%6eodeName=a&" + testQuery, want: "%6eodeName=a&" + testQuery},
-		{rule: usual, query: "a+b=1&c%=%&nodeNames=a&" + testQuery, want: "a+b=1&c%=%&nodeNames=a&" + testQuery},
+		{rule: usual, query: "a+b=1&c%=%&nodeName.x=a&" + testQuery, want: "a+b=1&c%=%&nodeName.x=a&" + testQuery},
+		{rule: usual, query: "nodeNames=a&threadId_=1&platform2&mynodeName=b&" + testQuery, want: testQuery},
 		{rule: usual, query: testQuery + "&nodeName=" + strings.Repeat("x", long), none: true},
 		{rule: fixed, query: "", want: ""},
 		{rule: fixed, query: "x=1&y=2", want: ""},
-		{rule: odd, query: "c=1&(b=2&a=3&b=4", want: "(b=2&a=3"},
+		{rule: odd, query: "c=1&b)=2&a=3&b=4&é=5", want: "b)=2&a=3&é=5"},
 	} {
 		got, some := shortcutOf(newShortcuts(c.rule), asking(c.query))
 		if some == c.none || some && got != c.want {
@@ -299,14 +300,14 @@ func sameNode(t *testing.T, rule *rule, query string) {
 func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
 	const far = "9223372036854775807" // nobody has so many segments
 	var requests []*http.Request
-	for _, url := range []string{"http://a/x/y", "http://a:80/x/y?token=1", "http://b/x/y?token=2", "http://a/y/x", "http://a/x%0Ay/z", "http://a/x/y%0Az", "http://a/x", "http://a/xy", "http://a/x?a=y", "http://a/?a=yx", "http://a/x%20y/"} {
-		for _, header := range []http.Header{{}, {"Shard": {"x"}}, {"Shard": {"y", "x"}}, {"Cookie": {"shard=x; b=y"}}, {"Cookie": {"shard=y"}, "Shard": {"x"}}} {
+	for _, url := range []string{"http://a/x/y", "http://a:80/x/y?token=1", "http://b/x/y?token=2", "http://a/y/x", "http://a/x%0Ay/z", "http://a/x/y%0Az", "http://a/x", "http://a/xy", "http://a/x?a=y", "http://a/?a=yx", "http://a/x%20y/", "http://a/x%2Fy/z"} {
+		for _, header := range []http.Header{{}, {"Shard": {"x"}, "B": {"ay"}}, {"Shard": {"xa"}, "B": {"y"}}, {"Shard": {"y", "x"}}, {"Cookie": {"shard=x; b=y"}}, {"Cookie": {"shard=y"}, "Shard": {"x"}}} {
 			r := httptest.NewRequest("GET", url, nil)
 			r.Header = header
 			requests = append(requests, r)
 		}
 	}
-	for _, key := range []string{"{header.Shard}", "{cookie.shard}", "{host}", "{path.1}", "{path.1}/{path.2}", "{header.Shard}{host}{cookie.shard}", "{a}{path.1}", "{path.1}{path." + far + "}"} {
+	for _, key := range []string{"{header.Shard}", "{cookie.shard}", "{host}", "{path.1}", "{path.1}/{path.2}", "{path.2}/{path.1}", "{header.Shard}-{header.B}", "{header.Shard}{host}{cookie.shard}", "{a}{path.1}", "{path.1}{path." + far + "}"} {
 		rule, err := newRule(&Config{Key: key})
 		if err != nil {
 			t.Fatal(err)
@@ -335,6 +336,21 @@ func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
 		}
 		if some == 0 && !strings.Contains(key, far) || some > 0 && same == 0 {
 			t.Errorf("%s: %d requests lead somewhere, %d to the same", rule.names, some, same)
+		}
+	}
+}
+
+// What a query string and a path say is not mistaken for what the path alone does.
+func TestAQueryStringIsNoShortcutOfAPath(t *testing.T) {
+	redis := redisWith(t, "key", "n1", testNode(t, "the node"))
+	config := testConfig(redis.addr)
+	config.Key, config.Field = "key", "{path.1}"
+	gateway := testGateway(t, config)
+	waitFor(t, "the route", func() bool { _, body := get(t, gateway+"/n1?a=1"); return body == "the node" })
+	for _, path := range []string{"/?/n1", "/?a=1/n1", "/?a=1%0A/n1", "/?", "/?n1"} {
+		response, body := get(t, gateway+path)
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: %d %q, want 400", path, response.StatusCode, body)
 		}
 	}
 }

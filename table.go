@@ -84,8 +84,8 @@ type route struct {
 
 // path is a shortcut that leads to a route.
 type path struct {
-	short *shortcuts
-	query string
+	of   *shortcuts
+	text string
 }
 
 // maxPaths is how many shortcuts may lead to a route: the oldest makes room. One
@@ -96,7 +96,7 @@ const maxPaths = 4
 func (r *route) doubt() {
 	r.epoch = untrusted
 	for _, p := range r.paths {
-		p.short.remove(p.query)
+		p.of.remove(p.text)
 	}
 	r.paths = nil
 }
@@ -192,23 +192,23 @@ func (t *table) join(ctx context.Context, short *shortcuts) {
 }
 
 // remember makes a shortcut to a route, if that is still true.
-func (t *table) remember(r *route, short *shortcuts, query string, to *way) {
+func (t *table) remember(r *route, short *shortcuts, text string, to *way) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r.epoch != t.epoch || !t.short[short] {
 		return
 	}
-	short.put(query, to)
+	short.put(text, to)
 	for _, p := range r.paths {
-		if p.short == short && p.query == query {
+		if p.of == short && p.text == text {
 			return // from an epoch before this one
 		}
 	}
 	if len(r.paths) == maxPaths {
-		r.paths[0].short.remove(r.paths[0].query)
+		r.paths[0].of.remove(r.paths[0].text)
 		r.paths = append(r.paths[:0], r.paths[1:]...)
 	}
-	r.paths = append(r.paths, path{short: short, query: query})
+	r.paths = append(r.paths, path{of: short, text: text})
 }
 
 // begin begins an epoch: nothing counts as true until somebody has looked.

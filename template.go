@@ -23,7 +23,7 @@ type rule struct {
 	names string    // what is taken from the request, for people: "platform, nodeName"
 
 	// What counts of a request: see whatCounts.
-	counts   *regexp.Regexp // the pairs of a query string that may
+	counts   *regexp.Regexp // the pairs of a query string that may; nil: none
 	segments int            // so many of the path, from its beginning
 	beside   []*part        // headers and the like
 }
@@ -48,7 +48,7 @@ func newRule(config *Config) (*rule, error) {
 		case fromTemplate:
 			continue
 		case fromQuery:
-			params = append(params, regexp.QuoteMeta(p.text))
+			params = append(params, wholeName(p.text))
 		case fromPath:
 			if p.index > u.segments {
 				u.segments = p.index
@@ -59,10 +59,24 @@ func newRule(config *Config) (*rule, error) {
 		names = append(names, p.shown)
 	}
 	u.names = strings.Join(names, ", ")
-	// Those whose names begin as one of the parameters', or may be one of these in disguise.
-	u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
+	if params != nil {
+		// Those with a parameter that is needed, or whose name may be one in disguise.
+		u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
+	}
 	return u, nil
 }
+
+// wholeName is a regular expression for the name of a parameter. It finds names that begin
+// like that one, too, but not with one more letter, digit or underscore.
+func wholeName(name string) string {
+	pattern := regexp.QuoteMeta(name)
+	if lettersLast.MatchString(name) {
+		pattern += `\b`
+	}
+	return pattern
+}
+
+var lettersLast = regexp.MustCompile(`\w$`)
 
 // apply returns the key and the field that the request asks for. The error is
 // errBadRequest with the value to blame.
@@ -143,7 +157,7 @@ var errPlaceholder = errors.New("unknown placeholder: use {project}, {host}, {pa
 // parsePlaceholder reads what stands between { and }.
 func parsePlaceholder(placeholder, project string) (*part, error) {
 	source, name, dotted := strings.Cut(placeholder, ".")
-	if placeholder == "" || strings.ContainsAny(placeholder, "{ \t\r\n") || dotted && name == "" {
+	if placeholder == "" || strings.ContainsAny(placeholder, "{ \t\r\n") || dotted && name == "" || !utf8.ValidString(placeholder) {
 		return nil, errPlaceholder
 	}
 	switch {

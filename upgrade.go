@@ -40,7 +40,7 @@ func namesUpgrade(connection []string) bool {
 // upgrade takes a handshake to its node and, where the node agrees, starts a
 // session between the two connections: what is left of the request is those and
 // what relays between them. An usher does so. a may be nil: then the handshake goes where
-// its query leads, and what is none, or leads nowhere, goes the long way. See handler for
+// a shortcut leads, and what is none, or has no shortcut, goes the long way. See handler for
 // what a function is spared.
 func upgrade(m *middleware, a *attempt, w http.ResponseWriter, r *http.Request) {
 	u := <-ushers

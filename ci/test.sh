@@ -40,7 +40,7 @@ failures_of() {
     /^ *--- (PASS|SKIP): / { delete said[$3]; next }
     /^ *--- FAIL: / { printf "%s\n%s", $0, said[$3]; delete said[$3]; next }
     { said[test] = said[test] $0 "\n" }
-    END { for (test in said) if (said[test] ~ /(^|\n)(panic: |fatal error: |FAIL\t[^\n]*\[(build|setup) failed\])/) printf "%s", said[test] }
+    END { for (test in said) if (said[test] ~ /(^|\n)(panic: |fatal error: |WARNING: DATA RACE|FAIL\t[^\n]*\[(build|setup) failed\])/) printf "%s", said[test] }
   ' "$1"
 }
 
@@ -76,7 +76,7 @@ count() {
 # of its own, that prove something about whoever comes first.
 interpreted() {
   local package=github.com/lifesix/dynamicforward test code=0
-  export GOPATH=$PWD/.build/gopath
+  local -x GOPATH=$PWD/.build/gopath
   timeout 900 .build/yaegi test -v "$package" || code=$?
   for test in $(sed -nE 's/^func (Test\w+)\(.*/\1/p' early_test.go); do
     timeout 60 .build/yaegi test -v -run "^$test\$" "$package" || code=$?
