@@ -65,7 +65,7 @@ type tunnel struct {
 	half    atomic.Int64  // the moment until which the other side may go on; 0: none is done
 	ended   atomic.Int32  // directions that do not go on
 	broken  atomic.Bool   // one of them has closed both connections, in takeStockInTurn
-	plain   bool          // neither side speaks TLS, whose end may take time, and no table watches it
+	plain   bool          // neither side speaks TLS, whose end may take time
 	place   *crowd        // in the census; nil: it has none yet
 	watched *watched      // with websocket.closeOnRouteChange
 	silence *silence      // with websocket.idleTimeout
@@ -273,15 +273,19 @@ func takeStockInTurn() {
 			d.to.Close()
 			d.from.Close()
 		}
-		if t.ended.Add(1) == 2 { // as leave and over do it
-			everybody.mu.Lock()
-			t.place.count--
-			if t.place.count == 0 {
-				delete(everybody.nodes, t.place.address)
-			}
-			everybody.mu.Unlock()
-			if t.over != nil {
-				close(t.over)
+		if t.ended.Add(1) == 2 {
+			if t.watched == nil { // as over does it
+				everybody.mu.Lock()
+				t.place.count--
+				if t.place.count == 0 {
+					delete(everybody.nodes, t.place.address)
+				}
+				everybody.mu.Unlock()
+				if t.over != nil {
+					close(t.over)
+				}
+			} else {
+				go overWatched(t)
 			}
 		}
 		d.t = nil
@@ -422,6 +426,12 @@ func over(t *tunnel) {
 	if t.over != nil {
 		close(t.over)
 	}
+}
+
+// overWatched is over for who takes stock, and does not wait for a table that is busy.
+func overWatched(t *tunnel) {
+	defer recovered("ending a session that is watched")
+	over(t)
 }
 
 // saidDone tells one side of a session that the other is done. Neither can hold the

@@ -28,7 +28,7 @@ type usher struct {
 
 	// What is asked of it.
 	m *middleware
-	a *attempt // nil: the handshake goes where its query leads
+	a *attempt // nil: the handshake goes where a shortcut leads
 	w http.ResponseWriter
 	r *http.Request
 
@@ -38,7 +38,7 @@ type usher struct {
 // outcome is what has come of a handshake. nil: a session has begun, or could not begin
 // when the client's connection was taken over already. The request is over.
 type outcome struct {
-	unknown  bool           // it has to go the long way: its query leads nowhere, it is no handshake, or has forged headers; nothing else counts
+	unknown  bool           // it has to go the long way: no shortcut leads anywhere, it is no handshake, or has forged headers; nothing else counts
 	way      *way           // where it went
 	over     chan struct{}  // a session has begun; closed when it ends
 	t        *tunnel        // to the node that has given response, in place of a session
@@ -294,7 +294,7 @@ func work(u *usher) {
 		if m.sessions.bounded {
 			result = bound(t, m, a, to, r)
 		}
-		t.plain = !to.secure && r.TLS == nil && t.watched == nil
+		t.plain = !to.secure && r.TLS == nil
 		up = <-pumps
 		if len(pumps) == 0 {
 			pumpsWanted <- true
