@@ -32,15 +32,18 @@ step() {
 }
 
 # failures_of LOG: what the tests said that failed, each below its name, and what there is
-# of a panic, or of a package that could not be built.
+# of a panic or a race, whatever became of the test, or of a package that could not be built.
 failures_of() {
   awk '
+    function keep(text) {
+      if (text ~ /(^|\n)(panic: |fatal error: |WARNING: DATA RACE|FAIL\t[^\n]*\[(build|setup) failed\])/) printf "%s", text
+    }
     /^=== (RUN|CONT|NAME) / { test = $3; next }
     /^ *=== PAUSE / { next }
-    /^ *--- (PASS|SKIP): / { delete said[$3]; next }
+    /^ *--- (PASS|SKIP): / { keep(said[$3]); delete said[$3]; next }
     /^ *--- FAIL: / { printf "%s\n%s", $0, said[$3]; delete said[$3]; next }
     { said[test] = said[test] $0 "\n" }
-    END { for (test in said) if (said[test] ~ /(^|\n)(panic: |fatal error: |WARNING: DATA RACE|FAIL\t[^\n]*\[(build|setup) failed\])/) printf "%s", said[test] }
+    END { for (test in said) keep(said[test]) }
   ' "$1"
 }
 
@@ -58,7 +61,7 @@ count() {
   if [ "$failed" -gt 0 ]; then
     failed_tests+=$(grep -aE '^\s*--- FAIL' "$log" | sed "s|^ *--- FAIL|  $2: &|")$'\n'
   fi
-  said=$(failures_of "$log" | grep -aE '^ *(--- FAIL: |[A-Za-z0-9_./-]+\.(go|s):[0-9]+:|panic: |fatal error: |WARNING: DATA RACE|FAIL	)| ERR .*panic' | cut -c1-700)
+  said=$(failures_of "$log" | grep -aE '^ *(--- FAIL: |[A-Za-z0-9_./-]+\.(go|s):[0-9]+(:| \+0x)|panic: |fatal error: |WARNING: DATA RACE|FAIL	)| ERR .*panic' | cut -c1-700)
   if [ -n "$said" ]; then
     failures_said+=$(head -n $shown <<<"$said")$'\n'
     if [ "$(wc -l <<<"$said")" -gt $shown ]; then
