@@ -77,7 +77,7 @@ type attempt struct {
 	route  *route // nil: it took a shortcut; see routeOf
 	found  string // how the route was found; "": it took a shortcut
 	way    *way
-	asked  *http.Request // with URL and Host as the client sent them; nil: what is forwarded has the same
+	asked  *http.Request // with URL and Host as the client sent them; nil: what is forwarded says as much of the route
 	second bool          // to the node that took over from one that could not be dialed
 	body   *clientBody   // what the request brings, if it does
 }

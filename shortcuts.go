@@ -98,7 +98,10 @@ func shortcutOf(s *shortcuts, r *http.Request) (string, bool) {
 		return "", false
 	}
 	short := whatCounts(s.rule, r)
-	return strings.Clone(short), len(short) <= maxShort // it may be part of a query string that is long
+	if len(short) > maxShort {
+		return "", false
+	}
+	return strings.Clone(short), true // it may be part of a query string that is long
 }
 
 // put adds a shortcut.

@@ -342,15 +342,17 @@ func TestAShortcutHasWhatCountsBesideTheQuery(t *testing.T) {
 
 // What a query string and a path say is not mistaken for what the path alone does.
 func TestAQueryStringIsNoShortcutOfAPath(t *testing.T) {
-	redis := redisWith(t, "key", "n1", testNode(t, "the node"))
-	config := testConfig(redis.addr)
-	config.Key, config.Field = "key", "{path.1}"
-	gateway := testGateway(t, config)
-	waitFor(t, "the route", func() bool { _, body := get(t, gateway+"/n1?a=1"); return body == "the node" })
-	for _, path := range []string{"/?/n1", "/?a=1/n1", "/?a=1%0A/n1", "/?", "/?n1"} {
-		response, body := get(t, gateway+path)
-		if response.StatusCode != http.StatusBadRequest {
-			t.Errorf("%s: %d %q, want 400", path, response.StatusCode, body)
+	redis := redisWith(t, "1", "n1", testNode(t, "the node"))
+	for _, key := range []string{"1", "{a}"} {
+		config := testConfig(redis.addr)
+		config.Key, config.Field = key, "{path.1}"
+		gateway := testGateway(t, config)
+		waitFor(t, "the route", func() bool { _, body := get(t, gateway+"/n1?a=1"); return body == "the node" })
+		for _, path := range []string{"/?/n1", "/?a=1/n1", "/?a=1%0A/n1", "/?a=1&/n1", "/?a=1", "/?", "/?n1"} {
+			response, body := get(t, gateway+path)
+			if response.StatusCode != http.StatusBadRequest {
+				t.Errorf("key %s: %s: %d %q, want 400", key, path, response.StatusCode, body)
+			}
 		}
 	}
 }

@@ -60,14 +60,14 @@ func newRule(config *Config) (*rule, error) {
 	}
 	u.names = strings.Join(names, ", ")
 	if params != nil {
-		// Those with a parameter that is needed, or whose name may be one in disguise.
+		// Those with a parameter that is needed, or whose name is encoded and may be such a one.
 		u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
 	}
 	return u, nil
 }
 
-// wholeName is a regular expression for the name of a parameter. It finds names that begin
-// like that one, too, but not with one more letter, digit or underscore.
+// wholeName is a regular expression for the name of a parameter. It finds those, too,
+// that begin with that one and go on with anything but a letter, digit or underscore.
 func wholeName(name string) string {
 	pattern := regexp.QuoteMeta(name)
 	if lettersLast.MatchString(name) {
