@@ -12,6 +12,7 @@ import (
 // The same as in early.go, for the methods that only tests have: the first test that runs
 // would be the first to use them, in several goroutines.
 func init() {
+	_ = (*busyTable)(nil).unwatch
 	_ = (*deadlines)(nil).SetReadDeadline
 	_ = (*deadlines)(nil).next
 	_ = (*fakeCluster)(nil).equip

@@ -256,7 +256,7 @@ func takeStockInTurn() {
 				continue
 			}
 		}
-		if !t.plain || d.src.N == 0 || d.err == nil && t.ended.Load() == 0 || woken && mayGoOn(t, d.err) {
+		if !t.plain || d.src.N == 0 || d.err == nil && t.ended.Load() == 0 || woken && t.half.Load() != 0 && mayGoOn(t, d.err) {
 			go takeStock(d)
 			continue
 		}
@@ -417,18 +417,19 @@ func passReset(d *direction, err error) {
 // panics where an error is an empty struct, as net.ErrClosed is.
 var systemError = reflect.TypeOf((*os.SyscallError)(nil))
 
-// over gives back what a session holds.
+// over gives back what a session holds. The request that waits for its end does not wait for a
+// table that is busy.
 func over(t *tunnel) {
 	leave(everybody, t.place)
-	if t.watched != nil {
-		t.watched.table.unwatch(t)
-	}
 	if t.over != nil {
 		close(t.over)
 	}
+	if t.watched != nil {
+		t.watched.table.unwatch(t)
+	}
 }
 
-// overWatched is over for who takes stock, and does not wait for a table that is busy.
+// overWatched is over for who takes stock, who does not wait for it either.
 func overWatched(t *tunnel) {
 	defer recovered("ending a session that is watched")
 	over(t)

@@ -269,6 +269,86 @@ func TestASessionThatBreaksEndsWhole(t *testing.T) {
 	}
 }
 
+// wantEndInTurn has both directions of a session end with err, and checks that they wait for the
+// next one: those that have a goroutine of their own take stock do not. Some others go, so that
+// there is room.
+func wantEndInTurn(t *testing.T, session *tunnel, err error) {
+	t.Helper()
+	for len(pumps) > maxPumps/2 {
+		close((<-pumps).again)
+	}
+	for i := 0; i < 2; i++ {
+		d := <-pumps
+		if len(pumps) == 0 {
+			pumpsWanted <- true
+		}
+		d.t = session
+		d.to = session.node
+		d.from = session.client
+		d.src.N = 1
+		d.err = err
+		rest(t, d)
+		waitFor(t, "direction "+strconv.Itoa(i)+" to wait for a session", func() bool { return waits(d) })
+	}
+}
+
+// busyTable is one whose lock somebody else holds.
+type busyTable struct {
+	free      chan bool // closed when it is
+	unwatched chan *tunnel
+}
+
+func (b *busyTable) unwatch(session *tunnel) {
+	<-b.free
+	b.unwatched <- session
+}
+
+// Its place is free, the request that waits for its end goes on, and so do those who take stock.
+func TestASessionThatIsWatchedEndsBeforeItsTableHasTime(t *testing.T) {
+	const sessions = 2 * takers
+	table := &busyTable{free: make(chan bool), unwatched: make(chan *tunnel, sessions)}
+	for i := 0; i < sessions; i++ {
+		_, client := tcpPair(t)
+		_, node := tcpPair(t)
+		session := &tunnel{client: client, node: node, place: enter(everybody, "watched", 0), plain: true}
+		session.watched = &watched{table: table}
+		session.over = make(chan struct{})
+		wantEndInTurn(t, session, io.ErrUnexpectedEOF)
+		if which, _ := choose(session.over, time.After(fakeRedisPatience)); which == 1 {
+			t.Fatalf("session %d: the request that waits for its end waits for the table", i)
+		}
+	}
+	wantSessions(t, "watched", 0)
+	if len(table.unwatched) > 0 {
+		t.Fatal("the table was not busy")
+	}
+	close(table.free)
+	waitFor(t, "the sessions to be watched no more", func() bool { return len(table.unwatched) == sessions })
+}
+
+func TestASessionThatIsGivenUpIsNotWatched(t *testing.T) {
+	_, client := tcpPair(t)
+	table := &busyTable{free: make(chan bool), unwatched: make(chan *tunnel, 1)}
+	close(table.free)
+	session := &tunnel{client: client, place: enter(everybody, "given up", 0), watched: &watched{table: table}}
+	abandon(session)
+	if len(table.unwatched) != 1 {
+		t.Error("it is watched still")
+	}
+	wantSessions(t, "given up", 0)
+}
+
+// Thousands may have fallen silent at the same moment.
+func TestSilenceEndsASessionWithoutAGoroutine(t *testing.T) {
+	_, client := tcpPair(t)
+	_, node := tcpPair(t)
+	session := &tunnel{client: client, node: node, place: enter(everybody, "silent", 0), plain: true}
+	session.silence = newSilence(time.Hour)
+	session.silence.since.Store(moment(time.Now().Add(-2 * time.Hour)))
+	wantEndInTurn(t, session, os.ErrDeadlineExceeded)
+	wantSessions(t, "silent", 0)
+}
+
 // wasReset tells whether the other end of a connection has been reset, and not just closed.
 func wasReset(t *testing.T, conn net.Conn) bool {
 	t.Helper()

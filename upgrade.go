@@ -93,7 +93,7 @@ func abandon(t *tunnel) {
 		t.node.Close()
 	}
 	if t.place != nil {
-		leave(everybody, t.place)
+		over(t)
 	}
 }
 
