@@ -234,6 +234,9 @@ func newMiddleware(ctx context.Context, next http.Handler, config *Config, name 
 	if !m.debugHeaders && !m.service {
 		m.short.rule = rule
 	}
+	if sessions.closeOnRouteChange {
+		m.short.entries = map[string]*entry{}
+	}
 	m.table.join(ctx, m.short)
 	return m, nil
 }

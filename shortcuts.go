@@ -18,6 +18,17 @@ type shortcuts struct {
 
 	mu    sync.RWMutex
 	known map[string]*way // never another map but by end: handler has this one
+
+	// entries are the key and field of each; nil: nobody asks for them. To watch its
+	// route a session needs them, and to make them from the request again would take,
+	// interpreted, a third of what all of that takes.
+	entries map[string]*entry
+}
+
+// entry is where Redis holds a route.
+type entry struct {
+	key   string
+	field string
 }
 
 // way is how requests get to a node.
@@ -105,10 +116,30 @@ func shortcutOf(s *shortcuts, r *http.Request) (string, bool) {
 }
 
 // put adds a shortcut.
-func (s *shortcuts) put(short string, to *way) {
+func (s *shortcuts) put(short string, to *way, key, field string) {
 	s.mu.Lock()
 	s.known[short] = to
+	if s.entries != nil {
+		s.entries[short] = &entry{key: key, field: field}
+	}
 	s.mu.Unlock()
+}
+
+// entryOf returns the key and field of a request. nil: there is no shortcut for it.
+func entryOf(s *shortcuts, r *http.Request) *entry {
+	s.mu.RLock()
+	e := s.entries[r.URL.RawQuery]
+	s.mu.RUnlock()
+	if e != nil {
+		return e
+	}
+	short, ok := shortcutOf(s, r)
+	if !ok {
+		return nil
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.entries[short]
 }
 
 // open tells those who take the shortcuts to a way of its lanes.
@@ -122,6 +153,7 @@ func (s *shortcuts) open(to *way, idle chan *lane) {
 func (s *shortcuts) remove(short string) {
 	s.mu.Lock()
 	delete(s.known, short)
+	delete(s.entries, short)
 	s.mu.Unlock()
 }
 
@@ -129,15 +161,17 @@ func (s *shortcuts) remove(short string) {
 func (s *shortcuts) forget() {
 	s.mu.Lock()
 	reflect.ValueOf(s.known).Clear() // Yaegi has no clear
+	reflect.ValueOf(s.entries).Clear()
 	s.mu.Unlock()
 }
 
 // end removes all for good. Routes that had shortcuts here, and know that still, do not keep
-// the map, which is as large as it ever was. handler has it, and finds nothing in it.
+// the maps, which are as large as they ever were. handler has one, and finds nothing in it.
 func (s *shortcuts) end() {
 	s.forget()
 	s.mu.Lock()
 	s.known = map[string]*way{}
+	s.entries = nil
 	s.mu.Unlock()
 }
 

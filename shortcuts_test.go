@@ -106,6 +106,34 @@ func TestFewShortcutsLeadToARoute(t *testing.T) {
 	}
 }
 
+// What is said of the route goes with the shortcut.
+func TestTheEntryOfAShortcutEndsWithIt(t *testing.T) {
+	redis, table, r, short := shortTable(t)
+	asks := func(query string) *http.Request { return &http.Request{URL: &url.URL{RawQuery: query}} }
+	remember(table, r, short, "q")
+	if e := entryOf(short, asks("q")); e != nil {
+		t.Errorf("an entry that nobody asks for: %+v", e)
+	}
+	short.entries = map[string]*entry{}
+	remember(table, r, short, "q")
+	if e := entryOf(short, asks("q")); e == nil || e.key != "a" || e.field != "1" {
+		t.Fatalf("got %+v, want a 1", e)
+	}
+	redis.move(t, "a", "1", "10.0.0.2:2")
+	waitFor(t, "the news", func() bool { return entryOf(short, asks("q")) == nil })
+	for name, end := range map[string]func(){"forget": short.forget, "end": short.end} {
+		remember(table, found(t, table), short, "q")
+		if entryOf(short, asks("q")) == nil {
+			t.Fatal("no entry")
+		}
+		end()
+		if e := entryOf(short, asks("q")); e != nil {
+			t.Errorf("after %s there is %+v", name, e)
+		}
+		short.entries = map[string]*entry{}
+	}
+}
+
 func TestAHandlerThatIsNotUsedAnyMoreTakesNoShortcut(t *testing.T) {
 	_, table, r, _ := shortTable(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -181,7 +209,7 @@ func shortGateway(t *testing.T, to string, change func(c *Config)) (url string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.short.put(testQuery, newWay(m, node))
+	m.short.put(testQuery, newWay(m, node), wgamedKey, "1")
 	return gateway.URL + "/ws?" + testQuery
 }
 

@@ -198,7 +198,7 @@ func (t *table) remember(r *route, short *shortcuts, text string, to *way) {
 	if r.epoch != t.epoch || !t.short[short] {
 		return
 	}
-	short.put(text, to)
+	short.put(text, to, r.key, r.field)
 	for _, p := range r.paths {
 		if p.of == short && p.text == text {
 			return // from an epoch before this one

@@ -118,11 +118,17 @@ func bound(t *tunnel, m *middleware, a *attempt, to *way, r *http.Request) *outc
 		t.silence = newSilence(limit)
 	}
 	if m.sessions.closeOnRouteChange {
-		if a == nil {
-			a = &attempt{m: m, way: to}
+		at := entryOf(m.short, r)
+		if at == nil { // it is new, or has gone meanwhile
+			if a == nil {
+				a = &attempt{m: m, way: to}
+			}
+			if route, err := a.routeOf(r); err == nil {
+				at = &entry{key: route.key, field: route.field}
+			}
 		}
-		if route, err := a.routeOf(r); err == nil {
-			m.table.watch(t, route)
+		if at != nil {
+			m.table.watch(t, at)
 		}
 	}
 	if !m.sessions.waitForEnd {

@@ -31,8 +31,7 @@ type watch struct {
 // other get mixed up, so the table is an interface here.
 type watched struct {
 	table watcher
-	key   string
-	field string
+	entry *entry
 }
 
 // watcher is the table that watches a session.
@@ -53,12 +52,12 @@ var errRouteChange = errors.New("route-change")
 
 // watch ends a session when its route does. It may have ended between the look at
 // the table and the end of the handshake, so it is looked at again.
-func (t *table) watch(session *tunnel, r *route) {
+func (t *table) watch(session *tunnel, at *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w := t.watched.keys[r.key][r.field]
+	w := t.watched.keys[at.key][at.field]
 	if w == nil {
-		w = &watch{key: r.key, field: r.field, sessions: map[*tunnel]bool{}, epoch: untrusted}
+		w = &watch{key: at.key, field: at.field, sessions: map[*tunnel]bool{}, epoch: untrusted}
 		if t.clustered {
 			w.slot = redisc.Slot(w.key)
 		}
@@ -68,9 +67,12 @@ func (t *table) watch(session *tunnel, r *route) {
 	if session.place.address != w.dial {
 		w.dial = ""
 	}
-	session.watched = &watched{table: t, key: r.key, field: r.field}
-	known := t.get(r.key, r.field)
-	use, _, _ := t.trust(known)
+	session.watched = &watched{table: t, entry: at}
+	known := t.routes.get(at.key, at.field)
+	use := known != nil && known.epoch == t.epoch
+	if !use { // to ask at each handshake, interpreted, took as long as all the rest here
+		use, _, _ = t.trust(known)
+	}
 	switch {
 	case !use || known.node == nil || known.node.dial != session.place.address:
 		t.doubt(w)
@@ -111,7 +113,8 @@ func (s *watches) remove(w *watch) {
 func (t *table) unwatch(session *tunnel) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w := t.watched.keys[session.watched.key][session.watched.field]
+	at := session.watched.entry
+	w := t.watched.keys[at.key][at.field]
 	delete(w.sessions, session)
 	if len(w.sessions) == 0 {
 		t.watched.remove(w)

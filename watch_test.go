@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -74,6 +75,39 @@ func TestASessionEndsWithItsRoute(t *testing.T) {
 		return len(w.m.table.watched.rounds) == 0 && len(w.m.table.watched.keys) == 0
 	}
 	waitFor(t, "the watches to go", none)
+}
+
+// However their requests found the node.
+func TestSessionsEndWithTheirRouteWhateverWayTheyTook(t *testing.T) {
+	w, first, second := watchingWorld(t)
+	players := []*player{first}
+	for _, token := range []string{"", "&token=1", "&token=2", "&token=" + strings.Repeat("x", maxLedQuery)} {
+		for i := 0; i < 2; i++ {
+			p := w.play("/ws", "1"+token)
+			p.wantEcho()
+			players = append(players, p)
+		}
+	}
+	w.redis.hset(wgamedKey, "1", w.other)
+	w.redis.push(t, wgamedKey)
+	for _, p := range players {
+		p.wantEnd()
+	}
+	second.wantEcho()
+}
+
+// What a shortcut says of its route is not made from the request again.
+func TestASessionWatchesTheRouteOfItsShortcut(t *testing.T) {
+	w, _, _ := watchingWorld(t)
+	w.redis.hset("elsewhere", "5", w.node)
+	query := "nodeName=wgamed&platform=dev&threadId=1"
+	w.m.short.put(query, w.m.short.get(query), "elsewhere", "5")
+	w.play("/ws", "1").wantEcho()
+	w.m.table.mu.Lock()
+	defer w.m.table.mu.Unlock()
+	if w.m.table.watched.keys["elsewhere"]["5"] == nil {
+		t.Error("it watches another one")
+	}
 }
 
 // held is a connection that takes its time to be closed.
@@ -165,7 +199,7 @@ func TestARouteThatMovesDuringTheHandshakeEndsItsSession(t *testing.T) {
 	client, ours := tcpPair(t)
 	_, node := tcpPair(t)
 	session := &tunnel{client: ours, node: node, place: enter(everybody, "elsewhere:1", 0)}
-	w.m.table.watch(session, r)
+	w.m.table.watch(session, &entry{key: r.key, field: r.field})
 	begin(session)
 	one := make([]byte, 1)
 	if _, err := client.Read(one); err == nil || isTimeout(err) {
@@ -188,4 +222,22 @@ func TestWithoutPushWatchedRoutesAreReadByAge(t *testing.T) {
 	redis.hset(wgamedKey, "1", w.other)
 	first.wantEnd()
 	second.wantEcho()
+}
+
+func TestASessionOnATrueRouteAsksRedisNothing(t *testing.T) {
+	redis := newFakeRedis(t)
+	w := newSessionWorld(t, func(c *Config) {
+		c.WebSocket.CloseOnRouteChange = true
+		c.Redis.Endpoints = []string{redis.addr}
+		c.Cache.TTL = "1h"
+	})
+	redis.hset(wgamedKey, "1", w.node)
+	before := redis.count("HGET")
+	for i := 0; i < 3; i++ {
+		w.play("/ws", "1").wantEcho()
+	}
+	waitFor(t, "the look-ups to end", func() bool { return asksNothing(w.m.table) })
+	if asked := redis.count("HGET") - before; asked != 1 {
+		t.Errorf("Redis was asked %d times, want 1", asked)
+	}
 }
