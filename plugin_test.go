@@ -261,16 +261,27 @@ func TestABodyThatBreaksOffIsTheClientsFault(t *testing.T) {
 func TestABodyIsNotReadBeyondItsEnd(t *testing.T) {
 	redis := newFakeRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", testNode(t, "first"))
+	waits := func(_ http.ResponseWriter, r *http.Request) { // with its answer, which else could come before the failure
+		_, _ = io.Copy(io.Discard, r.Body)
+		choose(r.Context().Done(), time.After(fakeRedisPatience))
+	}
+	patient := httptest.NewServer(http.HandlerFunc(waits))
+	defer patient.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	handler, err := New(ctx, http.NotFoundHandler(), testConfig(redis.addr), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ version, code int }{{1, 200}, {2, 400}} {
+	redis.hset("game-server_dev_node_wgamed", "2", patient.Listener.Addr().String())
+	for _, c := range []struct {
+		version, code int
+		thread        string
+	}{{1, 200, "1"}, {2, 400, "2"}} {
 		closed, end := io.Pipe()
 		end.CloseWithError(http.ErrBodyReadAfterClose)
-		r := httptest.NewRequest("POST", wgamed, io.MultiReader(strings.NewReader("payload"), closed))
+		path := "/ws?nodeName=wgamed&platform=dev&threadId=" + c.thread
+		r := httptest.NewRequest("POST", path, io.MultiReader(strings.NewReader("payload"), closed))
 		r.ContentLength = int64(len("payload"))
 		r.ProtoMajor = c.version
 		w := httptest.NewRecorder()

@@ -286,6 +286,7 @@ func wantEndInTurn(t *testing.T, session *tunnel, err error) {
 		d.to = session.node
 		d.from = session.client
 		d.src.N = 1
+		d.carried = 0 // its last session may have left something
 		d.err = err
 		rest(t, d)
 		waitFor(t, "direction "+strconv.Itoa(i)+" to wait for a session", func() bool { return waits(d) })
