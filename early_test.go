@@ -85,6 +85,7 @@ func init() {
 	_ = (*sessionWorld)(nil).tell
 	_ = (*shortcuts)(nil).get
 	_ = (*shortcuts)(nil).has
+	_ = (*sluggish)(nil).SetReadDeadline
 	_ = (*table)(nil).believes
 	_ = (*table)(nil).connected
 	_ = (*table)(nil).now

@@ -52,12 +52,12 @@ const (
 	// be faster: then it waits for the next that is idle, or for a stand-in (see tick).
 	spareLanes = 4
 	// probes is how many idle lanes the watchman reads at a look, and probeTime how
-	// long it takes to read one, since a deadline that has passed reads nothing.
-	probes    = 64
-	probeTime = time.Millisecond
-	// probeTries is how often that is tried, where the processor was taken away
-	// meanwhile.
-	probeTries = 3
+	// long it takes to read one, since a deadline that has passed reads nothing. Where the
+	// processor was taken away meanwhile it is tried again with twice as long, up to
+	// maxProbeTime.
+	probes       = 64
+	probeTime    = time.Millisecond
+	maxProbeTime = 16 * time.Millisecond
 	// lostAfter is after how many looks in a row at which it was neither idle nor
 	// under way a lane counts as lost. It is so for the moments in which an answer is
 	// written to the client.

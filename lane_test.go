@@ -119,6 +119,7 @@ func newNodeGateway(t *testing.T, node *laneNode, timeout string) (string, func(
 	redis := newPushingRedis(t)
 	redis.hset("game-server_dev_node_wgamed", "1", node.addr)
 	_, url, wgamedsWay := newLaneMiddleware(context.Background(), t, redis.addr, timeout)
+	t.Cleanup(node.hangUp) // first: a gateway waits at its end for answers that do not come
 	return url, wgamedsWay
 }
 
@@ -668,6 +669,31 @@ func TestALaneWaitsForAnAnswerNoLongerThanItMay(t *testing.T) {
 	soon(t, "the answer", func() bool { return len(status) == 1 })
 	if got := <-status; got != http.StatusGatewayTimeout {
 		t.Errorf("status %d", got)
+	}
+}
+
+// sluggish is a connection whose deadlines are late, as where a processor is taken away.
+type sluggish struct {
+	net.Conn
+	by time.Duration
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *sluggish) SetReadDeadline(at time.Time) error {
+	time.Sleep(c.by)
+	return c.Conn.SetReadDeadline(at)
+}
+
+func TestALaneIsReadWithMoreTimeWhereThatWasTooShort(t *testing.T) {
+	for _, c := range []struct {
+		by   time.Duration
+		read bool
+	}{{0, true}, {probeTime, true}, {maxProbeTime, false}} {
+		_, conn := tcpPair(t)
+		l := &lane{conn: &sluggish{Conn: conn, by: c.by}, reader: bufio.NewReader(conn)}
+		if err := probe(l); isTimeout(err) != c.read || !c.read && err != errUnread {
+			t.Errorf("deadlines late by %s: %v", c.by, err)
+		}
 	}
 }
 

@@ -283,10 +283,10 @@ func putBack(g *lanes, l *lane, at int) {
 // has been silent on it; nil where it has not, but to say, as it may, that it has waited
 // too long for a request and closes the connection (RFC 9110, 15.5.9).
 func probe(l *lane) error {
-	for try := 0; try < probeTries; try++ {
+	for patience := probeTime; patience <= maxProbeTime; patience *= 2 {
 		now := time.Now()
-		_ = l.conn.SetReadDeadline(now.Add(probeTime))
-		early := time.Since(now) < probeTime/2 // else the deadline may have passed, and nothing is read
+		_ = l.conn.SetReadDeadline(now.Add(patience))
+		early := time.Since(now) < patience/2 // else the deadline may have passed, and nothing is read
 		_, err := l.reader.Peek(1)
 		_ = l.conn.SetReadDeadline(time.Time{})
 		if err == nil {
