@@ -499,6 +499,19 @@ const lifetime = time.Hour
 
 // begin opens a session.
 func begin(w gateway) (net.Conn, error) {
+	c, err := connect(w)
+	if err != nil {
+		return nil, err
+	}
+	if err := handshakeOn(c, w); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("%s: %w", w.name, err)
+	}
+	return c, nil
+}
+
+// connect makes a client's connection.
+func connect(w gateway) (net.Conn, error) {
 	c, err := light.Dial("tcp", w.addr)
 	if err != nil {
 		return nil, err
@@ -508,10 +521,6 @@ func begin(w gateway) (net.Conn, error) {
 	}
 	if w.secure {
 		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}})
-	}
-	if err := handshakeOn(c, w); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("%s: %w", w.name, err)
 	}
 	return c, nil
 }
