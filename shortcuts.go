@@ -81,10 +81,20 @@ func whatCounts(u *rule, r *http.Request) string {
 // ledBy returns where a request leads by what counts of it, where its query string alone has
 // no shortcut, or nil, and the idle lanes there.
 func ledBy(s *shortcuts, r *http.Request) (*way, chan *lane) {
-	if s.rule == nil || len(r.URL.RawQuery) > maxLedQuery {
+	u := s.rule
+	query := r.URL.RawQuery
+	if u == nil || len(query) > maxLedQuery {
 		return nil, nil
 	}
-	short := whatCounts(s.rule, r)
+	short := ""
+	if u.queryAlone { // as whatCounts does it, in two thirds of the time
+		short = strings.Join(u.counts.FindAllString("&"+query, -1), "")
+		if short != "" {
+			short = short[1:]
+		}
+	} else {
+		short = whatCounts(u, r)
+	}
 	var idle chan *lane
 	s.mu.RLock()
 	to := s.known[short]
@@ -243,7 +253,7 @@ func (m *middleware) handler() http.Handler {
 func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
 	if to == nil && r.ContentLength == 0 {
 		led, idle := ledBy(m.short, r)
-		if led != nil && (m.rule.segments > 0 || len(m.rule.beside) > 0) {
+		if led != nil && !m.rule.queryAlone {
 			r.Response = &http.Response{Request: r} // for attemptOf: the proxy changes Host and path
 		}
 		if len(idle) > spareLanes && r.Method == http.MethodGet {

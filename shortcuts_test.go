@@ -462,16 +462,7 @@ func TestTokensMakeNoShortcutsOfTheirOwn(t *testing.T) {
 		gateway := httptest.NewServer(m.handler())
 		waitFor(t, "the link", m.table.connected)
 		for i := 0; i < 2*maxPaths; i++ {
-			request, err := http.NewRequest("GET", fmt.Sprintf("%s/ws?%s&token=%d", gateway.URL, testQuery, i), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			request.Header.Set("X-Thread", "1")
-			response, err := http.DefaultClient.Do(request)
-			if err != nil {
-				t.Fatal(err)
-			}
-			response.Body.Close()
+			response, _ := getForThread(t, fmt.Sprintf("%s/ws?%s&token=%d", gateway.URL, testQuery, i), "1")
 			if response.StatusCode != http.StatusOK {
 				t.Errorf("%s: request %d: %s", c.what, i, response.Status)
 			}
@@ -482,6 +473,26 @@ func TestTokensMakeNoShortcutsOfTheirOwn(t *testing.T) {
 		gateway.Close()
 		cancel()
 	}
+}
+
+// getForThread is get with a header X-Thread.
+func getForThread(t *testing.T, url, thread string) (*http.Response, string) {
+	t.Helper()
+	request, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Thread", thread)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
 }
 
 func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
@@ -513,6 +524,34 @@ func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
 		url = shortGateway(t, testNode(t, "shortcut"), func(_ *Config) {})
 		if _, body := get(t, strings.Replace(url, testQuery, c.query, 1)); (body == "shortcut") != c.taken {
 			t.Errorf("a plain request with %.20s: %q, by the shortcut: want %v", c.query, body, c.taken)
+		}
+	}
+}
+
+func TestAShortcutMayGoByTheQueryAndMore(t *testing.T) {
+	for _, field := range []string{"{path.1}", "{header.X-Thread}"} {
+		redis := redisWith(t, "n", "ws", testNode(t, "long way"))
+		config := testConfig(redis.addr)
+		config.Key, config.Field = "{nodeName}", field
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		m, err := newMiddleware(ctx, http.NotFoundHandler(), config, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		gateway := serveMiddleware(t, m.handler())
+		waitFor(t, "the link", m.table.connected)
+		for token, want := range []string{"long way", "shortcut"} {
+			if _, body := getForThread(t, fmt.Sprintf("%s/ws?nodeName=n&token=%d", gateway, token), "ws"); body != want {
+				t.Errorf("field %s: request %d: got %q, want %q", field, token, body, want)
+			}
+			node, err := parseTarget(testNode(t, "shortcut"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for short := range m.short.all() {
+				m.short.put(short, newWay(m, node), "n", "ws")
+			}
 		}
 	}
 }

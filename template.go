@@ -26,6 +26,8 @@ type rule struct {
 	counts   *regexp.Regexp // the pairs of a query string that may; nil: none
 	segments int            // so many of the path, from its beginning
 	beside   []*part        // headers and the like
+
+	queryAlone bool // nothing else counts
 }
 
 // newRule parses and checks the templates of a configuration.
@@ -62,6 +64,7 @@ func newRule(config *Config) (*rule, error) {
 	if params != nil {
 		// Those with a parameter that is needed, or whose name is encoded and may be such a one.
 		u.counts = regexp.MustCompile("&(?:" + strings.Join(append(params, "[^=&]*[%+]"), "|") + ")[^&]*")
+		u.queryAlone = u.segments == 0 && u.beside == nil
 	}
 	return u, nil
 }
