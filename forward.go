@@ -168,7 +168,7 @@ func (m *middleware) attemptOf(out *http.Request, to *way) *attempt {
 		return &attempt{m: m, way: to}
 	}
 	from := out.Response.Request
-	if from.URL != nil { // not mark's: see plain
+	if from.URL != nil { // not mark's: see ledBy
 		return &attempt{m: m, way: to, asked: from}
 	}
 	return from.Context().Value(attemptKey{}).(*attempt)

@@ -102,6 +102,9 @@ func ledBy(s *shortcuts, r *http.Request) (*way, chan *lane) {
 		idle = to.idle
 	}
 	s.mu.RUnlock()
+	if to != nil && !u.queryAlone {
+		r.Response = &http.Response{Request: r} // for attemptOf: the proxy changes Host and path
+	}
 	return to, idle
 }
 
@@ -209,8 +212,9 @@ const afterPrefix = "X-Dynamicforward."
 //
 // Traefik's entry point leaves no Connection header but for an upgrade.
 func (m *middleware) handler() http.Handler {
-	known := m.short.all()
-	mu := &m.short.mu
+	short := m.short
+	known := short.all()
+	mu := &short.mu
 	get := http.MethodGet
 	spare := spareLanes
 	lock := method(mu, "RLock").Interface().(func(*sync.RWMutex))
@@ -228,6 +232,9 @@ func (m *middleware) handler() http.Handler {
 			idle = to.idle
 		}
 		unlock(mu)
+		if to == nil {
+			to, idle = ledBy(short, r)
+		}
 		if len(idle) > spare {
 			if r.Method == get {
 				if r.ContentLength == 0 {
@@ -251,18 +258,6 @@ func (m *middleware) handler() http.Handler {
 // plain takes a request on that has no Connection header, and no shortcut or no idle lane,
 // or is not a GET without a body.
 func plain(m *middleware, to *way, w http.ResponseWriter, r *http.Request) {
-	if to == nil && r.ContentLength == 0 {
-		led, idle := ledBy(m.short, r)
-		if led != nil && !m.rule.queryAlone {
-			r.Response = &http.Response{Request: r} // for attemptOf: the proxy changes Host and path
-		}
-		if len(idle) > spareLanes && r.Method == http.MethodGet {
-			l := <-idle
-			ride(idle, l, w, r)
-			return
-		}
-		to = led
-	}
 	if to == nil || r.ContentLength != 0 {
 		longWay(m, w, r)
 		return
