@@ -22,6 +22,7 @@ type goal struct {
 // Why a goal may not be reached.
 const (
 	byTraefik = "a request that Traefik answers by itself takes more than half of what all of one takes nginx (\"Traefik, forwarding nothing\" in [plain requests](http.md)); with 32 clients the rest is less than the system calls alone that it takes Traefik to ask a node, on a static route too ([where the time goes](profile.md)): with so many, no route of Traefik's can be as cheap as OpenResty with connections kept"
+	byMachine = "beside OpenResty as it was a static route of the same Traefik does no better ([plain requests](http.md)): how fast a Traefik is beside nginx differs from machine to machine, and on that of 2026-11-30 the plugin had 2.1 to 2.2 times its requests"
 	bySystem  = "both ways make the same system calls for a message, nine tenths of its time, so they can hardly differ; what the plugin puts around each connection to copy with little memory, and taking stock now and then, come on top; to have the system move the bytes (splice) was tried: less of Traefik's processor time for large messages, but no more of them, for a pipe, which is two descriptors and a megabyte of what a user's pipes may hold, to each direction that is busy: [where the time goes](profile.md)"
 	byStacks  = "two goroutines take 8 kB of a session: one that waits in a call of interpreted code does not fit into 2 kB, nor, with one call more around that, into 4"
 	byGarbage = "a session whose messages have 2 kB has a buffer of 2304 bytes for each direction while it talks, and Go lets the heap grow to twice what is live before it collects (GOGC)"
@@ -32,7 +33,7 @@ const (
 // goals are compared with in this order.
 var goals = slices.Concat(
 	each("plain requests of %s clients: plugin / static route", "http.%s.plugin", "http.%s.static", goal{want: 1, enough: 0.95, short: byLanes}, "8", "32", "128"),
-	each("plain requests of %s clients: plugin / OpenResty as it was", "http.%s.plugin", "http.%s.openresty", goal{want: 1.5, short: byTraefik}, "8", "32", "128"),
+	each("plain requests of %s clients: plugin / OpenResty as it was", "http.%s.plugin", "http.%s.openresty", goal{want: 1.5, short: byMachine}, "8", "32", "128"),
 	each("plain requests of %s clients: plugin / OpenResty with connections kept", "http.%s.plugin", "http.%s.kept", goal{want: 1, short: byTraefik}, "8", "32", "128"),
 	each("%s: plugin / static route", "handshake.plugin", "handshake.static", goal{want: 1.2, short: "clients and node share the processors with the gateway, so the rate gains less than the gateway's processor time; of that, most are system calls and what is interpreted: [where the time goes](profile.md)"}, "handshakes"),
 	each("messages of %s bytes: plugin / static route", "message.%s.plugin", "message.%s.static", goal{want: 1, short: bySystem}, "128", "2048", "16384", "1048576"),
