@@ -60,7 +60,17 @@ func testNode(t *testing.T, name string) string {
 // get asks and returns the response with its body.
 func get(t *testing.T, url string) (*http.Response, string) {
 	t.Helper()
-	response, err := http.Get(url)
+	request, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return do(t, request)
+}
+
+// do makes a request.
+func do(t *testing.T, request *http.Request) (*http.Response, string) {
+	t.Helper()
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

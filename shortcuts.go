@@ -79,15 +79,16 @@ func whatCounts(u *rule, r *http.Request) string {
 }
 
 // ledBy returns where a request leads by what counts of it, where its query string alone has
-// no shortcut, or nil, and the idle lanes there.
+// no shortcut, or nil, and the idle lanes there. One with a body is led nowhere. It notes on the
+// request what it was, for attemptOf, where the proxy may change what counts: Host and path.
 func ledBy(s *shortcuts, r *http.Request) (*way, chan *lane) {
 	u := s.rule
 	query := r.URL.RawQuery
-	if u == nil || len(query) > maxLedQuery {
+	if u == nil || r.ContentLength != 0 || len(query) > maxLedQuery {
 		return nil, nil
 	}
 	short := ""
-	if u.queryAlone { // as whatCounts does it, in two thirds of the time
+	if u.queryAlone { // as whatCounts does it, without a call
 		short = strings.Join(u.counts.FindAllString("&"+query, -1), "")
 		if short != "" {
 			short = short[1:]
@@ -103,7 +104,7 @@ func ledBy(s *shortcuts, r *http.Request) (*way, chan *lane) {
 	}
 	s.mu.RUnlock()
 	if to != nil && !u.queryAlone {
-		r.Response = &http.Response{Request: r} // for attemptOf: the proxy changes Host and path
+		r.Response = &http.Response{Request: r}
 	}
 	return to, idle
 }
@@ -200,7 +201,7 @@ func (s *shortcuts) all() map[string]*way {
 const afterPrefix = "X-Dynamicforward."
 
 // handler returns the handler of every request. It is the short way, for a plain GET
-// whose query was seen before, to a node that has lanes; upgrade and plain have the
+// that has a shortcut, to a node that has lanes; upgrade and plain have the
 // others, longWay has what they cannot do. Interpreted, a call of compiled code costs half
 // a microsecond; a function pays for all its variables and intermediate values each time,
 // used or not; and a method of our own is called through reflection and costs four times

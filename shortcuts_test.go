@@ -416,16 +416,8 @@ func TestADeadNodeIsLookedUpByWhatTheClientAskedFor(t *testing.T) {
 					request.Header.Set("Connection", "Upgrade")
 					request.Header.Set("Upgrade", "websocket")
 				}
-				response, err := http.DefaultClient.Do(request)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer response.Body.Close()
-				body, err := io.ReadAll(response.Body)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return string(body)
+				_, body := do(t, request)
+				return body
 			}
 			dead := ask()
 			redis.hset("key", c.value, testNode(t, "alive")) // without a push, which would end the shortcut
@@ -483,16 +475,7 @@ func getForThread(t *testing.T, url, thread string) (*http.Response, string) {
 		t.Fatal(err)
 	}
 	request.Header.Set("X-Thread", thread)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response, string(body)
+	return do(t, request)
 }
 
 func TestARequestWithATokenTakesTheShortcut(t *testing.T) {
